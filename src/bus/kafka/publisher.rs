@@ -1,0 +1,98 @@
+//! New records, at any speed.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+
+use super::{admin::Admin, raw::Error, sender::Sender, settings::Settings};
+use crate::bus::{Batch, BusError, Outbox, Publisher};
+
+/// Longest wait of a call that may be repeated.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub struct KafkaPublisher {
+    settings: Arc<Settings>,
+    sender: Sender,
+    confirmed: u64,
+}
+
+impl KafkaPublisher {
+    pub fn open(settings: &Arc<Settings>, admin: &Arc<Admin>) -> Result<Self, BusError> {
+        Ok(Self { settings: settings.clone(), sender: Sender::open(settings, admin, None)?, confirmed: 0 })
+    }
+
+    fn serve(&mut self, wait: Duration) -> Result<(), BusError> {
+        self.sender.serve(wait).map_err(fatal)?;
+        self.confirmed += self.sender.delivered().count() as u64;
+        for refused in self.sender.recover()? {
+            tracing::warn!("not published: {}", refused.reason);
+        }
+        let Self { settings, sender, .. } = self;
+        settings.health.check(|| sender.producer().client().answers(Duration::from_millis(500)));
+        Ok(())
+    }
+
+    /// Waits until nothing is in flight; false at the deadline.
+    fn wait(&mut self, deadline: Instant) -> Result<bool, BusError> {
+        loop {
+            self.serve(Duration::ZERO)?;
+            if self.sender.is_idle() {
+                return Ok(true);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(false);
+            }
+            self.serve((deadline - now).min(Duration::from_millis(100)))?;
+        }
+    }
+
+    fn waits<T>(&self) -> Result<T, BusError> {
+        Err(BusError::Unavailable(self.settings.health.waits()))
+    }
+}
+
+fn fatal(error: Error) -> BusError {
+    BusError::Fatal(anyhow!("producer: {error}"))
+}
+
+impl Publisher for KafkaPublisher {
+    fn publish(&mut self, outbox: &Outbox) -> Result<(), BusError> {
+        let deadline = Instant::now() + PATIENCE;
+        let none = Batch::default();
+        self.serve(Duration::ZERO)?;
+        if self.sender.is_recovering() && !self.wait(deadline)? {
+            return self.waits();
+        }
+        if !self.sender.knows(outbox.iter(&none).map(|output| output.topic)) {
+            let topics: BTreeSet<_> = outbox.iter(&none).map(|output| output.topic.clone()).collect();
+            if !self.sender.learn(&topics.into_iter().collect::<Vec<_>>())? {
+                if !self.wait(deadline)? {
+                    return self.waits();
+                }
+                self.sender.reopen()?;
+            }
+        }
+        let bytes = outbox.iter(&none).map(|output| output.value.map_or(0, <[u8]>::len)).sum();
+        if !self.sender.wait_for_room(outbox.len(), bytes, deadline).map_err(fatal)? {
+            return self.waits();
+        }
+        for output in outbox.iter(&none) {
+            let target = self.sender.target(output.topic).unwrap_or_default();
+            match self.sender.too_large(target, &output) {
+                Some(reason) => tracing::warn!("not published: {reason}"),
+                None => self.sender.send(target, &output, 0).map_err(fatal)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, deadline: Instant) -> Result<u64, BusError> {
+        self.wait(deadline)?;
+        Ok(self.confirmed)
+    }
+}

@@ -1,0 +1,198 @@
+//! The contract between a stop and whatever stores its topics.
+//!
+//! A topic is an ordered store of records in one or more partitions; a consumer group reads each record of it once.
+//! A stop calls [`Subscription::poll`], handles what came, and gives inputs and outputs together to
+//! [`Subscription::settle`]. **Everything that a batch causes on the bus goes through its settle**: the forwarded
+//! messages and the dead letters. How sure that is, [`Bus::guarantee`] says:
+//!
+//! | engine | settle | guarantee |
+//! | --- | --- | --- |
+//! | [`sqlite`] | one transaction: outputs in, cursor forward | exactly once |
+//! | [`kafka`], `guarantee = "exactly-once"` | one Kafka transaction over one or more batches | exactly once |
+//! | [`kafka`], `guarantee = "at-least-once"` | outputs first; an input is acknowledged once all before it is delivered | at least once |
+//! | [`memory`] | one lock: outputs in, cursor forward | exactly once; gone with the process |
+//!
+//! Order: what one partition holds is handed out by offset, and outputs are stored in the order in which they were
+//! settled, records of one key in one partition. So the order per key holds from stop to stop.
+//!
+//! What a handler does elsewhere (Redis counters, an output file) is outside of the guarantee and says so in its docs.
+
+mod batch;
+#[cfg(test)]
+mod conformance;
+pub mod kafka;
+pub mod memory;
+pub mod sqlite;
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration, time::Instant};
+
+pub use batch::{Batch, Headers, HeadersIter, Outbox, OutputRef, Record};
+
+use crate::{
+    config::{BusKind, Config},
+    dead_letter::DeadLetters,
+    error::Misconfigured,
+};
+
+/// Topics, as one engine keeps them. Cheap to share; every stop opens a [`Subscription`] of its own.
+pub trait Bus: Send + Sync {
+    fn guarantee(&self) -> Guarantee;
+
+    /// Tries once to reach the bus, within some seconds; [`BusError::Unavailable`] says what for.
+    fn connect(&self) -> Result<(), BusError>;
+
+    /// Creates those topics that are missing, with the configured partitions; the others stay as they are.
+    fn create_topics(&self, topics: &[Topic]) -> Result<(), BusError>;
+
+    /// Joins the configured consumer group on the topic `letters.topic`, from its beginning where the group has not
+    /// read it before. `letters` is also what the engine makes of an input whose output the bus refuses for good.
+    fn subscribe(&self, letters: &DeadLetters) -> Result<Box<dyn Subscription>, BusError>;
+
+    /// A producer of new records.
+    fn publisher(&self) -> Result<Box<dyn Publisher>, BusError>;
+
+    /// Reads `topic` outside of any group, from `last` records before its present end (all partitions together).
+    fn reader(&self, topic: &Topic, last: u64) -> Result<Box<dyn Reader>, BusError>;
+
+    /// Every topic with its records and groups, by name.
+    fn topics(&self) -> Result<Vec<TopicInfo>, BusError>;
+}
+
+/// A stop's place in the consumer group of one topic.
+pub trait Subscription: Send {
+    /// Waits up to `wait` for records and gives at most `max` of them, none where none came. Polling again without
+    /// settling is allowed and goes on where the last poll ended.
+    fn poll(&mut self, max: usize, wait: Duration) -> Result<Batch, BusError>;
+
+    /// Publishes `outbox` and acknowledges the records `inputs` of `batch`, as one act where the guarantee says so.
+    /// Ranges of a batch are settled in order and do not overlap. An engine that pipelines returns before the bus has
+    /// confirmed, see [`Subscription::flush`]. Records that went to another member meanwhile are passed over, outputs
+    /// and all: that member handles them.
+    ///
+    /// After [`BusError::Unavailable`] nothing has happened: the same call may be repeated.
+    fn settle(&mut self, batch: &Arc<Batch>, inputs: Range<usize>, outbox: &Outbox) -> Result<(), BusError>;
+
+    /// Waits, at most until `deadline`, for the bus to confirm all that was settled; true where it has.
+    fn flush(&mut self, deadline: Instant) -> Result<bool, BusError>;
+
+    /// Tells the bus that this member lives, while its stop waits for something else than records. Called at least
+    /// each second then; brings no records.
+    fn keep_alive(&mut self) -> Result<(), BusError>;
+
+    /// Whether all that the topic holds now has been polled and confirmed; what is another member's to read, by that one.
+    fn drained(&mut self) -> Result<bool, BusError>;
+
+    /// Records of the topic that the group has not acknowledged, as far as they are this member's to read.
+    fn lag(&mut self) -> Result<u64, BusError>;
+
+    /// Inputs that became dead letters after they were settled, because the bus refused their output; since the last
+    /// call.
+    fn refused(&mut self) -> u64 {
+        0
+    }
+
+    /// Flushes until `deadline` and leaves the group, so that another member takes over at once.
+    fn close(self: Box<Self>, deadline: Instant) -> Result<(), BusError>;
+}
+
+/// Writes new records, pipelined where the engine can.
+pub trait Publisher: Send {
+    /// Takes the records over; waits while too many are unconfirmed. After [`BusError::Unavailable`] none was taken.
+    fn publish(&mut self, outbox: &Outbox) -> Result<(), BusError>;
+
+    /// Waits, at most until `deadline`, for the bus to confirm all that was published; gives how many it has
+    /// confirmed since the start.
+    fn flush(&mut self, deadline: Instant) -> Result<u64, BusError>;
+}
+
+/// Reads a topic without a trace.
+pub trait Reader: Send {
+    /// Waits up to `wait` for records and gives at most `max` of them.
+    fn poll(&mut self, max: usize, wait: Duration) -> Result<Batch, BusError>;
+
+    /// Whether all that the topic held when the reader was opened has been read.
+    fn at_end(&self) -> bool;
+}
+
+/// Opens the configured engine; nothing is reached for before [`Bus::connect`].
+pub fn open(config: &Config) -> Result<Box<dyn Bus>, Misconfigured> {
+    Ok(match config.bus {
+        BusKind::Sqlite => Box::new(sqlite::SqliteBus::new(config.sqlite.clone())),
+        BusKind::Kafka => Box::new(kafka::KafkaBus::new(config.kafka.clone(), &config.error_topic)?),
+    })
+}
+
+/// What becomes of a message if a process or the bus dies at any moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarantee {
+    AtLeastOnce,
+    ExactlyOnce,
+}
+
+impl fmt::Display for Guarantee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AtLeastOnce => "at-least-once",
+            Self::ExactlyOnce => "exactly-once",
+        })
+    }
+}
+
+/// A topic, its size, and who reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    pub name: String,
+    pub partitions: usize,
+    /// Records kept at present, all partitions together.
+    pub records: u64,
+    pub groups: Vec<GroupInfo>,
+}
+
+/// A consumer group on one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupInfo {
+    pub name: String,
+    /// Records that the group has not acknowledged yet.
+    pub lag: u64,
+}
+
+/// Why the bus did not do as told.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// For now: a service is away or busy. Nothing of the call took effect; waiting and calling again is right.
+    #[error("{0:#}")]
+    Unavailable(anyhow::Error),
+    /// For good: disk full, file damaged, no permission, fenced by another instance. The process should end.
+    #[error("{0:#}")]
+    Fatal(anyhow::Error),
+}
+
+/// The name of a topic: 1 to 249 of `A-Z a-z 0-9 . _ -`, not `.` or `..` (Kafka's rule, kept on every engine).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic(Arc<str>);
+
+impl Topic {
+    /// Gives the reason where `name` is not one.
+    pub fn new(name: &str) -> Result<Self, NotATopic> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || name.len() > 249 || name == "." || name == ".." || !name.chars().all(legal) {
+            return Err(NotATopic(name.to_owned()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The text that is not the name of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no topic: 1 to 249 of A-Z a-z 0-9 . _ - are")]
+pub struct NotATopic(String);
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,263 @@
+use super::*;
+use crate::bus::conformance::{self, Fixture};
+
+struct File(tempfile::TempDir, std::cell::Cell<u32>);
+
+impl File {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap(), Default::default())
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            path: self.0.path().join("new folder/bus.db"),
+            synchronous: Synchronous::Full,
+            retention: Duration::ZERO,
+            retention_bytes: 0,
+        }
+    }
+
+    fn sqlite(&self) -> SqliteBus {
+        SqliteBus::new(self.options())
+    }
+}
+
+impl Fixture for File {
+    fn bus(&self) -> Box<dyn Bus> {
+        Box::new(self.sqlite())
+    }
+
+    fn topic(&self, name: &str) -> Topic {
+        if name.eq_ignore_ascii_case("case") {
+            return topic(name);
+        }
+        self.1.set(self.1.get() + 1);
+        topic(&format!("{name}-{}", self.1.get()))
+    }
+}
+
+fn topic(name: &str) -> Topic {
+    Topic::new(name).unwrap()
+}
+
+fn letters(name: &str) -> DeadLetters {
+    DeadLetters { stop: "stop".to_owned(), topic: topic(name), error: topic("Error") }
+}
+
+fn publish(bus: &SqliteBus, name: &str, count: usize, timestamp: i64) {
+    let mut outbox = Outbox::default();
+    for n in 0..count {
+        outbox.publish(&topic(name), timestamp, None, Some(n.to_string().as_bytes()));
+    }
+    bus.publisher().unwrap().publish(&outbox).unwrap();
+}
+
+fn forward(batch: &Batch, to: &str) -> Outbox {
+    let mut outbox = Outbox::default();
+    for index in 0..batch.len() {
+        outbox.forward(index, &topic(to), |out| out.extend_from_slice(batch.get(index).value.unwrap()));
+    }
+    outbox
+}
+
+fn records(bus: &SqliteBus, name: &str) -> u64 {
+    bus.topics().unwrap().into_iter().find(|info| info.name == name).map_or(0, |info| info.records)
+}
+
+#[test]
+fn conforms() {
+    conformance::run(&File::new());
+}
+
+#[test]
+fn a_member_that_was_too_slow_does_no_harm() {
+    let file = File::new();
+    let bus = file.sqlite();
+    publish(&bus, "In", 5, 1);
+    let mut slow = bus.subscribe(&letters("In")).unwrap();
+    let stale = Arc::new(slow.poll(10, Duration::ZERO).unwrap());
+    assert_eq!(stale.len(), 5);
+    // As if it had not renewed its lease in time
+    Connection::open(&file.options().path).unwrap().execute("UPDATE groups SET expires = 0", []).unwrap();
+    let other = file.sqlite();
+    let mut quick = other.subscribe(&letters("In")).unwrap();
+    let batch = Arc::new(quick.poll(10, Duration::ZERO).unwrap());
+    assert_eq!(batch.len(), 5);
+    slow.settle(&stale, 0..5, &forward(&stale, "Out")).unwrap();
+    assert_eq!(records(&bus, "Out"), 0, "passed over");
+    quick.settle(&batch, 0..5, &forward(&batch, "Out")).unwrap();
+    assert_eq!(records(&bus, "Out"), 5);
+    slow.settle(&stale, 0..5, &forward(&stale, "Out")).unwrap();
+    assert_eq!(records(&bus, "Out"), 5);
+}
+
+#[test]
+fn a_member_whose_process_is_gone_is_followed_at_once() {
+    let file = File::new();
+    let bus = file.sqlite();
+    publish(&bus, "In", 1, 1);
+    let mut first = bus.subscribe(&letters("In")).unwrap();
+    assert_eq!(first.poll(10, Duration::ZERO).unwrap().len(), 1);
+    let mut second = file.sqlite().subscribe(&letters("In")).unwrap();
+    assert_eq!(second.poll(10, Duration::ZERO).unwrap().len(), 0, "the lease is held");
+    // A process of this machine that has ended
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let gone = this_process().replace(&format!(" {} ", std::process::id()), &format!(" {} ", child.id()));
+    child.wait().unwrap();
+    let connection = Connection::open(&file.options().path).unwrap();
+    connection.execute("UPDATE groups SET process = ?1", [gone]).unwrap();
+    let end = Instant::now() + LEASE / 2;
+    let mut found = 0;
+    while found == 0 && Instant::now() < end {
+        found = second.poll(10, Duration::from_millis(20)).unwrap().len();
+    }
+    assert_eq!(found, 1, "long before the lease ends by time");
+}
+
+#[test]
+fn an_idle_member_keeps_its_lease() {
+    let file = File::new();
+    let bus = file.sqlite();
+    publish(&bus, "In", 1, 1);
+    let mut first = bus.subscribe(&letters("In")).unwrap();
+    let batch = Arc::new(first.poll(10, Duration::ZERO).unwrap());
+    let connection = Connection::open(&file.options().path).unwrap();
+    let expiry = || connection.query_row("SELECT expires FROM groups", [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = expiry();
+    let end = Instant::now() + LEASE;
+    while expiry() == before {
+        first.keep_alive().unwrap();
+        assert!(Instant::now() < end, "the lease was not renewed in time");
+        thread::yield_now();
+    }
+    first.settle(&batch, 0..1, &Outbox::default()).unwrap();
+    assert_eq!(first.lag().unwrap(), 0);
+}
+
+#[test]
+fn another_programs_file_is_left_alone() {
+    let file = File::new();
+    let path = file.0.path().join("other.db");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
+    let before = fs::read(&path).unwrap();
+    let bus = SqliteBus::new(Options { path: path.clone(), ..file.options() });
+    let error = bus.connect().unwrap_err();
+    assert!(matches!(error, BusError::Fatal(_)));
+    let expected = format!("{} is a database of another program; set sqlite.path to a file of its own", path.display());
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_damaged_file_is_a_clear_error() {
+    let file = File::new();
+    let path = file.0.path().join("damaged.db");
+    fs::write(&path, "this is no database, and long enough to be looked at ".repeat(100)).unwrap();
+    let error = SqliteBus::new(Options { path: path.clone(), ..file.options() }).connect().unwrap_err();
+    let expected = format!(
+        "open the bus {}: the file is damaged or not a bus of metrobus; restore it, or move it away to begin with an \
+         empty one (file is not a database)",
+        path.display()
+    );
+    assert_eq!(error.to_string(), expected);
+
+    let bus = file.sqlite();
+    publish(&bus, "In", 5000, 1);
+    drop(bus);
+    let path = file.options().path;
+    let mut bytes = fs::read(&path).unwrap();
+    let damaged = 4096..bytes.len();
+    bytes[damaged].fill(0x5a);
+    fs::write(&path, bytes).unwrap();
+    let bus = file.sqlite();
+    let outcome = bus.subscribe(&letters("In")).and_then(|mut member| member.poll(10, Duration::ZERO));
+    assert!(matches!(outcome, Err(BusError::Fatal(_))));
+}
+
+#[test]
+fn a_new_file_may_be_opened_by_many_at_once() {
+    for _ in 0..30 {
+        let file = File::new();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                let bus = file.sqlite();
+                // Busy is no failure: every command asks again
+                scope.spawn(move || {
+                    while let Err(error) = bus.connect() {
+                        assert!(matches!(error, BusError::Unavailable(_)), "{error}");
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_newer_layout_is_refused() {
+    let file = File::new();
+    file.sqlite().connect().unwrap();
+    Connection::open(&file.options().path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let error = file.sqlite().connect().unwrap_err().to_string();
+    assert!(error.ends_with("has layout 99, this metrobus reads 1; use the metrobus that made it"), "{error}");
+}
+
+#[test]
+fn a_full_disk_ends_it_with_nothing_acknowledged() {
+    let file = File::new();
+    let bus = file.sqlite();
+    publish(&bus, "In", 2000, 1);
+    let mut store = bus.open().unwrap();
+    let id = store.find(&topic("In")).unwrap().unwrap();
+    // SQLite's own limit gives the error of a full disk
+    let pages: i64 = store.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    store.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    let mut outbox = Outbox::default();
+    for _ in 0..1000 {
+        outbox.publish(&topic("In"), 1, None, Some(&[b'x'; 1000]));
+    }
+    let error = store.write(|transaction, ids| append(transaction, ids, &Batch::default(), &outbox)).unwrap_err();
+    assert!(matches!(error, BusError::Fatal(_)));
+    assert!(error.to_string().contains("the disk is full; free some space and start again"), "{error}");
+    assert_eq!(store.end(id).unwrap(), 2000, "all or nothing");
+}
+
+#[test]
+fn a_busy_file_is_unavailable_and_no_failure() {
+    let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None);
+    assert!(matches!(explain(Path::new("x"), "read from", error), BusError::Unavailable(_)));
+}
+
+#[test]
+fn retention_takes_what_is_old_and_read_and_never_the_newest() {
+    let file = File::new();
+    let bus = file.sqlite();
+    publish(&bus, "In", 100, 1);
+    let mut store = bus.open().unwrap();
+    let id = store.find(&topic("In")).unwrap().unwrap();
+    let mut trim_all = |cutoff, bytes| store.write(|transaction, _| trim(transaction, id, cutoff, bytes)).unwrap();
+    let mut member = bus.subscribe(&letters("In")).unwrap();
+    let batch = Arc::new(member.poll(60, Duration::ZERO).unwrap());
+    member.settle(&batch, 0..60, &Outbox::default()).unwrap();
+    assert_eq!(trim_all(0, 0), 0, "none is older than that");
+    assert_eq!(trim_all(now_ms(), 0), 60, "not beyond what was read");
+    let batch = Arc::new(member.poll(60, Duration::ZERO).unwrap());
+    member.settle(&batch, 0..batch.len(), &Outbox::default()).unwrap();
+    assert_eq!(trim_all(i64::MIN, 10), 35, "values have two bytes: five records are within the limit");
+    assert_eq!(trim_all(now_ms(), 0), 4, "the newest stays");
+    publish(&bus, "In", 1, 1);
+    let mut reader = bus.reader(&topic("In"), 1).unwrap();
+    assert_eq!(reader.poll(1, Duration::ZERO).unwrap().get(0).offset, 100, "offsets go on");
+}
+
+#[test]
+fn a_waiting_reader_is_woken_by_another_connection() {
+    let file = File::new();
+    let (bus, other) = (file.sqlite(), file.sqlite());
+    bus.create_topics(&[topic("In")]).unwrap();
+    let mut reader = bus.reader(&topic("In"), 0).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(move || reader.poll(1, Duration::from_secs(30)).unwrap().len());
+        publish(&other, "In", 1, 1);
+        assert_eq!(waiting.join().unwrap(), 1);
+    });
+}

@@ -1,0 +1,444 @@
+//! Seeing that a file has changed, and taking its new content once it is whole.
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use tracing::{debug, error, info};
+
+use super::table::Table;
+use crate::{
+    cache::lines::{Layout, Malformed, unreadable},
+    error::Misconfigured,
+};
+
+/// Looks over which a changed file has to stay the same before it is taken.
+const LOOKS: u32 = 2;
+
+/// The same for a file that does not end in a newline: most likely its writer is not done.
+const LOOKS_WITHOUT_NEWLINE: u32 = 5;
+
+/// How coarse the times of a file may be: two changes within it can leave the same time behind.
+const TICK_NANOS: u128 = 20_000_000;
+
+/// How long a file that changes while it is read is read anew at start.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What tells that a file is another one, or was written to. The time of the last change of its inode catches what
+/// its modification time does not: a time set back by a copying tool, permissions mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// What a look at the path found.
+type Sight = Result<Stamp, io::ErrorKind>;
+
+/// Why there is no new content.
+#[derive(Debug)]
+enum Trouble {
+    /// The file is being written to: look again.
+    Unsettled,
+    Unreadable(io::ErrorKind),
+    TooLarge,
+    Malformed(Malformed),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Unreadable(error.kind())
+    }
+}
+
+/// What came of a look.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Unchanged,
+    /// It has changed, and is not known yet to be whole.
+    Unsettled,
+    Reread {
+        lines: u64,
+        took: Duration,
+    },
+    /// The first look that found this; the old content stays.
+    Failed(String),
+}
+
+impl Outcome {
+    pub fn log(&self, path: &Path) {
+        match self {
+            Self::Unchanged => {}
+            Self::Unsettled => debug!("{} has changed", path.display()),
+            Self::Reread { lines, took } => info!("{}: reread, {lines} lines in {took:.1?}", path.display()),
+            Self::Failed(why) => error!("{why}; the content read before stays in use"),
+        }
+    }
+}
+
+/// A file and its newest good content.
+pub struct Watch {
+    path: PathBuf,
+    layout: Layout,
+    current: Arc<ArcSwap<Table>>,
+    /// What needs no more attention: loaded, or found wrong.
+    judged: Option<Sight>,
+    /// What failed last, so that it is told once.
+    told: Option<Sight>,
+    seen: Option<Sight>,
+    /// Looks in a row that found `seen`.
+    looks: u32,
+}
+
+impl Watch {
+    /// Reads `path` for the first time.
+    pub fn open(path: &Path, layout: Layout) -> Result<Self, Misconfigured> {
+        let deadline = Instant::now() + PATIENCE;
+        let (table, judged) = loop {
+            match first(path, layout) {
+                Ok(first) => break first,
+                Err(Trouble::Unsettled) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+                Err(trouble) => return Err(trouble.of(path)),
+            }
+        };
+        let current = Arc::new(ArcSwap::from_pointee(table));
+        Ok(Self { path: path.into(), layout, current, judged, told: None, seen: None, looks: 0 })
+    }
+
+    pub fn current(&self) -> Arc<ArcSwap<Table>> {
+        Arc::clone(&self.current)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks at the file, and takes its content where it has changed and is whole.
+    pub fn look(&mut self) -> Outcome {
+        let sight = sight(&self.path);
+        self.looks = if self.seen == Some(sight) { self.looks + 1 } else { 1 };
+        self.seen = Some(sight);
+        if self.judged == Some(sight) {
+            return Outcome::Unchanged;
+        }
+        if self.looks < LOOKS {
+            return Outcome::Unsettled;
+        }
+        let lasting = sight.is_ok_and(|stamp| stamp.is_lasting(SystemTime::now()));
+        match self.take(sight) {
+            Ok(outcome) => {
+                self.told = None;
+                self.judged = lasting.then_some(sight);
+                outcome
+            }
+            Err(Trouble::Unsettled) => Outcome::Unsettled,
+            Err(trouble) => {
+                // What cannot be read is tried again at each look, what is wrong in itself only when it changes
+                let in_itself = !matches!(trouble, Trouble::Unreadable(_));
+                self.judged = (in_itself && lasting).then_some(sight);
+                if self.told.replace(sight) == Some(sight) {
+                    return Outcome::Unchanged;
+                }
+                Outcome::Failed(trouble.of(&self.path).0)
+            }
+        }
+    }
+
+    fn take(&self, sight: Sight) -> Result<Outcome, Trouble> {
+        let begun = Instant::now();
+        let stamp = sight.map_err(Trouble::Unreadable)?;
+        let text = read(&self.path, &stamp, self.looks >= LOOKS_WITHOUT_NEWLINE)?;
+        if self.current.load().is_of(&text) {
+            return Ok(Outcome::Unchanged);
+        }
+        let table = Table::parse(text, self.layout).map_err(Trouble::Malformed)?;
+        let lines = table.lines();
+        self.current.store(Arc::new(table));
+        Ok(Outcome::Reread { lines, took: begun.elapsed() })
+    }
+}
+
+fn first(path: &Path, layout: Layout) -> Result<(Table, Option<Sight>), Trouble> {
+    let sight = sight(path);
+    let stamp = sight.map_err(Trouble::Unreadable)?;
+    let lasting = stamp.is_lasting(SystemTime::now());
+    let text = read(path, &stamp, true)?;
+    let table = Table::parse(text, layout).map_err(Trouble::Malformed)?;
+    Ok((table, lasting.then_some(sight)))
+}
+
+fn sight(path: &Path) -> Sight {
+    let metadata = path.metadata().map_err(|error| error.kind())?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory);
+    }
+    if !metadata.is_file() {
+        return Err(io::ErrorKind::InvalidInput);
+    }
+    Ok(Stamp::of(&metadata))
+}
+
+/// The content of `path`, whose stamp was and stays `stamp`.
+fn read(path: &Path, stamp: &Stamp, without_newline: bool) -> Result<Vec<u8>, Trouble> {
+    if stamp.size > Table::MAX_BYTES - 1 {
+        return Err(Trouble::TooLarge);
+    }
+    let mut file = File::open(path)?;
+    let unchanged = |file: &File| file.metadata().map(|metadata| Stamp::of(&metadata) == *stamp);
+    if !unchanged(&file)? || (!without_newline && !ends_in_newline(&mut file)?) {
+        return Err(Trouble::Unsettled);
+    }
+    // One more for a newline at its end, and one to see that there is no more
+    let mut text = Vec::with_capacity(stamp.size as usize + 2);
+    (&file).take(stamp.size + 1).read_to_end(&mut text)?;
+    if text.len() as u64 != stamp.size || !unchanged(&file)? {
+        return Err(Trouble::Unsettled);
+    }
+    Ok(text)
+}
+
+fn ends_in_newline(file: &mut File) -> io::Result<bool> {
+    let mut last = [0];
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    file.rewind()?;
+    Ok(last == *b"\n")
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether a change after `now` is sure to give another stamp: not where the last one is only just over.
+    fn is_lasting(&self, now: SystemTime) -> bool {
+        let Ok(now) = now.duration_since(UNIX_EPOCH) else { return true };
+        let changed = i128::from(self.changed.0) * 1_000_000_000 + i128::from(self.changed.1);
+        (now.as_nanos() as i128).abs_diff(changed) > TICK_NANOS
+    }
+}
+
+impl Trouble {
+    /// The same as an error of `path`.
+    fn of(&self, path: &Path) -> Misconfigured {
+        let name = path.display();
+        match self {
+            Self::Unsettled => Misconfigured(format!("{name}: keeps changing while it is read")),
+            Self::Unreadable(kind) => unreadable(path, *kind),
+            Self::TooLarge => {
+                Misconfigured(format!("{name}: has more than 4 GB, put it into Redis with `metrobus cache load`"))
+            }
+            Self::Malformed(malformed) => malformed.of(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const OLD: &str = "1,old@x.example\n2,old@x.example\n";
+    const NEW: &str = "1,new@x.example\n2,new@x.example\n";
+
+    struct Fixture {
+        _folder: tempfile::TempDir,
+        path: PathBuf,
+        watch: Watch,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("emails.dat");
+            fs::write(&path, OLD).unwrap();
+            let watch = Watch::open(&path, Layout::Pair).unwrap();
+            Self { _folder: folder, path, watch }
+        }
+
+        fn get(&self, key: &str) -> Option<String> {
+            self.watch.current.load().get(key).map(str::to_owned)
+        }
+
+        /// Looks again until there is an answer.
+        fn outcome(&mut self) -> Outcome {
+            (0..10).map(|_| self.watch.look()).find(|outcome| *outcome != Outcome::Unsettled).unwrap()
+        }
+
+        fn rereads(&mut self, expected: u64) {
+            match self.outcome() {
+                Outcome::Reread { lines, .. } => assert_eq!(lines, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn fails(&mut self, why: &str) {
+            let expected = format!("{}: {why}", self.path.display());
+            assert_eq!(self.outcome(), Outcome::Failed(expected));
+            for _ in 0..10 {
+                assert_eq!(self.watch.look(), Outcome::Unchanged, "told twice");
+            }
+            assert_eq!(self.get("1").as_deref(), Some("old@x.example"), "the old content is gone");
+        }
+    }
+
+    #[test]
+    fn a_file_renamed_over_it_is_taken_at_the_second_look() {
+        let mut fixture = Fixture::new();
+        assert_eq!(fixture.outcome(), Outcome::Unchanged);
+        let beside = fixture.path.with_extension("new");
+        fs::write(&beside, NEW).unwrap();
+        fs::rename(&beside, &fixture.path).unwrap();
+        assert_eq!(fixture.watch.look(), Outcome::Unsettled);
+        assert_eq!(fixture.get("1").as_deref(), Some("old@x.example"));
+        fixture.rereads(2);
+        assert_eq!(fixture.get("1").as_deref(), Some("new@x.example"));
+        assert_eq!(fixture.watch.look(), Outcome::Unchanged);
+    }
+
+    #[test]
+    fn a_file_written_in_place_in_two_halves_is_taken_whole() {
+        let mut fixture = Fixture::new();
+        let (first, second) = NEW.split_at(NEW.len() / 2);
+        fs::write(&fixture.path, first).unwrap();
+        assert_eq!(fixture.watch.look(), Outcome::Unsettled);
+        fs::write(&fixture.path, format!("{first}{second}")).unwrap();
+        assert_eq!(fixture.watch.look(), Outcome::Unsettled);
+        assert_eq!(fixture.get("2").as_deref(), Some("old@x.example"));
+        fixture.rereads(2);
+        assert_eq!(fixture.get("2").as_deref(), Some("new@x.example"));
+    }
+
+    #[test]
+    fn a_file_without_a_last_newline_has_to_stay_the_same_for_longer() {
+        let mut fixture = Fixture::new();
+        fs::write(&fixture.path, NEW.trim_end()).unwrap();
+        for _ in 0..4 {
+            assert_eq!(fixture.watch.look(), Outcome::Unsettled);
+        }
+        assert!(matches!(fixture.watch.look(), Outcome::Reread { lines: 2, .. }));
+        fs::write(&fixture.path, "").unwrap();
+        for _ in 0..4 {
+            assert_eq!(fixture.watch.look(), Outcome::Unsettled);
+            assert_eq!(fixture.get("2").as_deref(), Some("new@x.example"));
+        }
+        assert!(matches!(fixture.watch.look(), Outcome::Reread { lines: 0, .. }));
+        assert_eq!(fixture.get("2"), None);
+    }
+
+    #[test]
+    fn a_broken_file_is_told_once_and_its_mending_seen() {
+        let mut fixture = Fixture::new();
+        fs::write(&fixture.path, "1,a@x\nsecret\n").unwrap();
+        fixture.fails("line 2: has no comma, `account,email` is expected");
+        fs::write(&fixture.path, "1,a@x\n\n").unwrap();
+        fixture.fails("line 2: is blank");
+        fs::write(&fixture.path, NEW).unwrap();
+        fixture.rereads(2);
+        assert_eq!(fixture.get("1").as_deref(), Some("new@x.example"));
+    }
+
+    #[test]
+    fn a_file_that_goes_is_told_once_and_its_return_seen() {
+        let mut fixture = Fixture::new();
+        fs::remove_file(&fixture.path).unwrap();
+        fixture.fails("no such file, run `metrobus make-data`");
+        fs::create_dir(&fixture.path).unwrap();
+        fixture.fails("cannot be read: is a directory; `metrobus make-data` writes one");
+        fs::remove_dir(&fixture.path).unwrap();
+        fs::write(&fixture.path, OLD).unwrap();
+        assert_eq!(fixture.outcome(), Outcome::Unchanged, "the same content again");
+        fs::remove_file(&fixture.path).unwrap();
+        fixture.fails("no such file, run `metrobus make-data`");
+        fs::write(&fixture.path, NEW).unwrap();
+        fixture.rereads(2);
+    }
+
+    #[test]
+    fn another_content_of_the_same_size_and_modification_time_is_seen() {
+        let mut fixture = Fixture::new();
+        let modified = fs::metadata(&fixture.path).unwrap().modified().unwrap();
+        fs::write(&fixture.path, NEW).unwrap();
+        File::options().write(true).open(&fixture.path).unwrap().set_modified(modified).unwrap();
+        fixture.rereads(2);
+    }
+
+    #[test]
+    fn changes_faster_than_the_clock_of_the_file_system_are_seen() {
+        let mut fixture = Fixture::new();
+        for round in 0..200 {
+            let text = format!("1,{round:03}@x.example\n2,{round:03}@x.example\n");
+            fs::write(&fixture.path, &text).unwrap();
+            // The second write may leave the same stamp behind as the first, which may have been taken
+            fixture.watch.look();
+            fixture.watch.look();
+            fs::write(&fixture.path, text.replace('x', "y")).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while fixture.get("2").unwrap() != format!("{round:03}@y.eyample") {
+                assert!(Instant::now() < deadline, "round {round}: the second write was not seen");
+                fixture.watch.look();
+            }
+        }
+    }
+
+    #[test]
+    fn a_stamp_lasts_once_the_clock_of_the_file_system_has_moved_on() {
+        let fixture = Fixture::new();
+        let stamp = sight(&fixture.path).unwrap();
+        let changed = UNIX_EPOCH + Duration::new(stamp.changed.0 as u64, stamp.changed.1 as u32);
+        for (after, lasting) in [(0, false), (19, false), (21, true), (60_000, true)] {
+            assert_eq!(stamp.is_lasting(changed + Duration::from_millis(after)), lasting, "{after} ms");
+        }
+        assert!(
+            stamp.is_lasting(changed - Duration::from_secs(60)),
+            "a clock that is behind must not read it for ever"
+        );
+    }
+
+    #[test]
+    fn a_file_that_changed_since_the_look_is_left_alone() {
+        let fixture = Fixture::new();
+        let before = sight(&fixture.path).unwrap();
+        fs::write(&fixture.path, format!("{NEW}{NEW}")).unwrap();
+        assert!(matches!(read(&fixture.path, &before, true), Err(Trouble::Unsettled)));
+        let shorter = Stamp { size: 5, ..before };
+        assert!(matches!(read(&fixture.path, &shorter, true), Err(Trouble::Unsettled)));
+        let large = Stamp { size: 1 << 32, ..before };
+        assert!(matches!(read(&fixture.path, &large, true), Err(Trouble::TooLarge)));
+    }
+
+    #[test]
+    fn what_is_wrong_at_start_is_told_with_the_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("whitelist.dat");
+        let error = |path: &Path| Watch::open(path, Layout::Single).err().unwrap().to_string();
+        let name = path.display();
+        assert_eq!(error(&path), format!("{name}: no such file, run `metrobus make-data`"));
+        fs::write(&path, "a@x\nb@x\nsecret\n").unwrap();
+        assert_eq!(error(&path), format!("{name}: line 3: has an email without @"));
+        assert_eq!(
+            error(&path.join("x")),
+            format!("{name}/x: cannot be read: not a directory; `metrobus make-data` writes one")
+        );
+        assert_eq!(error(Path::new("/dev/null")), "/dev/null: is not a regular file");
+    }
+}

@@ -1,0 +1,223 @@
+//! What a type cannot say: ranges, and values that do not go together.
+
+use std::time::Duration;
+
+use redis::IntoConnectionInfo;
+use serde::Deserialize;
+use toml::Value;
+
+use super::{
+    Config, text,
+    tree::{Origin, Tree},
+};
+use crate::{bus::Topic, error::Misconfigured};
+
+/// The least and the most of the integers.
+const INTEGERS: &[(&str, i64, i64)] = &[
+    ("batch", 1, 100_000),
+    ("sqlite.retention_bytes", 0, i64::MAX),
+    ("kafka.partitions", 1, 100_000),
+    ("kafka.replication", 1, 1_000),
+    // Kafka's clients take no larger message.
+    ("limits.message_bytes", 1, 1_000_000_000),
+    ("limits.hops", 1, 10_000),
+    ("limits.depth", 1, 1_000),
+    ("retry.max_attempts", 1, 1_000_000),
+];
+
+/// Sections whose `topic` is written to; any other section that has one is a stop's, which reads it.
+const WRITERS: &[&str] = &["pusher"];
+
+/// Properties of librdkafka on which the guarantee rests, the one value of each that does no harm, and what to do
+/// instead of setting it, or why not.
+const PROPERTIES: &[(&str, Option<&str>, &str)] = &[
+    ("bootstrap.servers", None, "set kafka.brokers instead"),
+    ("metadata.broker.list", None, "set kafka.brokers instead"),
+    ("group.id", None, "set kafka.group instead"),
+    ("group.instance.id", None, "set kafka.instance instead"),
+    ("transactional.id", None, "set kafka.guarantee and kafka.instance instead"),
+    ("isolation.level", None, "kafka.guarantee = \"exactly-once\" reads committed records only"),
+    ("enable.auto.commit", Some("false"), "metrobus acknowledges a record once what came of it is stored"),
+    ("auto.commit.enable", Some("false"), "metrobus acknowledges a record once what came of it is stored"),
+    ("enable.auto.offset.store", Some("false"), "metrobus acknowledges a record once what came of it is stored"),
+    ("enable.idempotence", Some("true"), "without it records would double and change places"),
+    ("delivery.report.only.error", Some("false"), "metrobus acknowledges a record once what came of it is stored"),
+];
+
+/// Refuses integers out of their range.
+pub(super) fn numbers(tree: &Tree) -> Result<(), Misconfigured> {
+    for (key, least, most) in INTEGERS {
+        match tree.value(key) {
+            Some(Value::Integer(number)) if !(least..=most).contains(&number) => {
+                let range = match *most {
+                    i64::MAX => format!("{least} or more"),
+                    most => format!("from {least} to {most}"),
+                };
+                return Err(tree.says(key, format_args!("is {number}, must be an integer {range}")));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The sections of stops, by name, and the topic that each reads.
+pub(super) fn stop_sections(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
+    tree.sections()
+        .filter(|(name, _)| !WRITERS.contains(name))
+        .filter_map(|(name, table)| Some((name, table.leaf("topic")?.value.as_str()?)))
+}
+
+/// Refuses values that each are of their type and yet cannot work.
+pub(super) fn meaning(config: &Config) -> Result<(), Misconfigured> {
+    texts(config)?;
+    durations(config)?;
+    redis_url(config)?;
+    kafka_properties(config)?;
+    topics(config)?;
+    route(config)
+}
+
+fn texts(config: &Config) -> Result<(), Misconfigured> {
+    let tree = &config.tree;
+    for (path, leaf) in tree.leaves() {
+        // C libraries are handed these texts.
+        if leaf.value.as_str().is_some_and(|text| text.contains('\0')) {
+            return Err(tree.says(&text::dotted(&path), "holds a NUL character"));
+        }
+    }
+    for key in ["sqlite.path", "kafka.group"] {
+        if tree.value(key).and_then(Value::as_str) == Some("") {
+            return Err(tree.says(key, "is \"\", must not be empty"));
+        }
+    }
+    if config.kafka.brokers.split(',').any(|broker| broker.trim().is_empty()) {
+        let brokers = text::shown("brokers", &config.kafka.brokers.as_str().into());
+        return Err(tree.says(
+            "kafka.brokers",
+            format_args!("is {brokers}, must be host:port of one broker or more, with commas between"),
+        ));
+    }
+    if let Some(instance) = &config.kafka.instance
+        && Topic::new(instance).is_err()
+    {
+        let instance = text::shown("instance", &instance.as_str().into());
+        return Err(tree.says("kafka.instance", format_args!("is {instance}, must be 1 to 249 of A-Z a-z 0-9 . _ -")));
+    }
+    Ok(())
+}
+
+fn durations(config: &Config) -> Result<(), Misconfigured> {
+    let retry = &config.retry;
+    let ranges = [
+        ("kafka.transaction", config.kafka.transaction, Duration::from_millis(10), Duration::from_secs(10)),
+        ("redis.timeout", config.redis.timeout, Duration::from_millis(1), Duration::MAX),
+        ("retry.first", retry.first, Duration::from_millis(1), Duration::MAX),
+    ];
+    for (key, duration, least, most) in ranges {
+        if !(least..=most).contains(&duration) {
+            let is = humantime::format_duration(duration);
+            let least = humantime::format_duration(least);
+            let range = match most {
+                Duration::MAX => format!("at least {least}"),
+                most => format!("from {least} to {}", humantime::format_duration(most)),
+            };
+            return Err(config.tree.says(key, format_args!("is {is}, must be {range}")));
+        }
+    }
+    if retry.max < retry.first {
+        let (max, first) = (humantime::format_duration(retry.max), humantime::format_duration(retry.first));
+        return Err(config.tree.says("retry.max", format_args!("is {max}, must be at least retry.first, {first}")));
+    }
+    Ok(())
+}
+
+fn redis_url(config: &Config) -> Result<(), Misconfigured> {
+    let url = config.redis.url.as_str();
+    let wrong =
+        |what: String| config.tree.says("redis.url", format_args!("is {}, {what}", text::shown("url", &url.into())));
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    match scheme {
+        "redis" | "valkey" | "unix" | "redis+unix" | "valkey+unix" => {}
+        "rediss" | "valkeys" => {
+            return Err(wrong("but this build speaks no TLS to Redis; use redis:// or unix://".into()));
+        }
+        _ => return Err(wrong("must begin with redis:// or unix://".into())),
+    }
+    match url.into_connection_info() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // Up to the dash these are the crate's own words; what follows may be a piece of the URL.
+            let error = error.to_string();
+            let reason = error.split(" - ").next().unwrap_or_default();
+            Err(wrong(format!("must be as redis://user:password@host:port/database ({reason})")))
+        }
+    }
+}
+
+fn kafka_properties(config: &Config) -> Result<(), Misconfigured> {
+    for (name, value) in &config.kafka.properties {
+        let key = text::dotted(&["kafka", "properties", name]);
+        if name.is_empty() || name.contains('\0') {
+            return Err(config.tree.says(&key, "is no property: the name is empty or holds a NUL character"));
+        }
+        let ours =
+            PROPERTIES.iter().find(|(property, harmless, _)| name == property && *harmless != Some(value.as_str()));
+        if let Some((_, _, instead)) = ours {
+            return Err(config.tree.says(&key, format_args!("is metrobus's to set; {instead}")));
+        }
+    }
+    Ok(())
+}
+
+fn topics(config: &Config) -> Result<(), Misconfigured> {
+    for (section, table) in config.tree.sections() {
+        if let Some(Value::String(topic)) = table.leaf("topic").map(|leaf| &leaf.value) {
+            Topic::new(topic).map_err(|reason| config.error(&format!("{section}.topic"), reason))?;
+        }
+    }
+    let error = config.error_topic.as_str();
+    let Some((stop, _)) = stop_sections(&config.tree).find(|(_, topic)| *topic == error) else {
+        return Ok(());
+    };
+    // Of the two keys, name the one that somebody set.
+    let key = format!("{stop}.topic");
+    Err(match config.tree.origin(&key) {
+        Some(Origin::Default) => config
+            .tree
+            .says("error_topic", format_args!("is \"{error}\", which {stop} reads: its dead letters would come back")),
+        _ => config.tree.says(&key, format_args!("is \"{error}\", the error_topic: its dead letters would come back")),
+    })
+}
+
+fn route(config: &Config) -> Result<(), Misconfigured> {
+    #[derive(Deserialize)]
+    struct Busdriver {
+        topic: Topic,
+        route: Vec<Topic>,
+    }
+    const KEY: &str = "busdriver.route";
+    let wrong = |what: String| Err(config.tree.says(KEY, what));
+    let Busdriver { topic: own, route } = config.section("busdriver")?;
+    if route.is_empty() {
+        return wrong("is empty, must name one stop or more".into());
+    }
+    let hops = config.limits.hops;
+    if route.len() > hops {
+        return wrong(format!("names {} stops, more than limits.hops allows, {hops}", route.len()));
+    }
+    let mut stops = config.stop_topics();
+    stops.retain(|stop| *stop != own);
+    for topic in route {
+        if topic == own {
+            return wrong(format!("names \"{topic}\", which the busdriver reads: the journey would never end"));
+        }
+        if !stops.contains(&topic) {
+            let stops = stops.iter().map(Topic::as_str).collect::<Vec<_>>().join(", ");
+            return wrong(format!(
+                "names \"{topic}\", which no stop here reads; add it to `stops`, or name one of {stops}"
+            ));
+        }
+    }
+    Ok(())
+}

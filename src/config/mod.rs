@@ -1,0 +1,248 @@
+//! The configuration: defaults, then a TOML file, then the environment, each over the one before.
+//!
+//! `config/metrobus.toml` holds every key with its default and is compiled in. It is also the list of the keys that
+//! there are and of their types, so a new role adds its section there and reads it with [`Config::section`]; nothing
+//! here has to know. A key that is not in it is an error, with the line, or the variable, and the nearest valid name.
+//!
+//! ```
+//! use metrobus::config::{BusKind, Config};
+//!
+//! let config = Config::load(None, [("METROBUS__BUS", "kafka")])?;
+//! assert_eq!(config.bus, BusKind::Kafka);
+//! assert_eq!(config.kafka.brokers, "localhost:9092");
+//!
+//! let error = Config::load(None, [("METROBUS__BUSS", "kafka")]).unwrap_err();
+//! assert_eq!(error.to_string(), "METROBUS__BUSS: unknown key `buss`; did you mean METROBUS__BUS?");
+//! # Ok::<(), metrobus::error::Misconfigured>(())
+//! ```
+//!
+//! Flow: `tree` holds the keys, `file` and `environment` lay their values over the defaults, `typed` makes structs of
+//! them, `check` refuses values that cannot work.
+
+mod check;
+mod environment;
+mod file;
+mod nearest;
+#[cfg(test)]
+mod tests;
+mod text;
+mod tree;
+mod typed;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt::{self, Display},
+    fs, io,
+    path::Path,
+    time::Duration,
+};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use toml::Value;
+
+pub(crate) use text::{name_text, value_text};
+pub use tree::Origin;
+use tree::Tree;
+
+use crate::{
+    bus::{Guarantee, Topic, sqlite},
+    error::Misconfigured,
+    slip::Limits,
+    stop::Retry,
+};
+
+/// Every key with its default and a comment.
+pub const DEFAULTS: &str = include_str!("../../config/metrobus.toml");
+
+/// What holds for this process. Sections of roles are read with [`Config::section`].
+#[derive(Clone, Deserialize)]
+pub struct Config {
+    pub bus: BusKind,
+    /// Further topics that a slip may name; see [`Config::stop_topics`].
+    pub stops: Vec<Topic>,
+    /// Takes the dead letters.
+    pub error_topic: Topic,
+    /// Most messages that a handler sees at once, 1 to 100,000.
+    pub batch: usize,
+    /// How long a stop that ends may settle what is in flight.
+    pub shutdown_timeout: Duration,
+    pub sqlite: sqlite::Options,
+    pub kafka: Kafka,
+    pub redis: Redis,
+    /// A message beyond one of these becomes a dead letter. All are 1 or more.
+    pub limits: Limits,
+    /// `max_attempts` is 1 or more, `first` more than zero, `max` no less than it.
+    pub retry: Retry,
+    pub log: Log,
+    #[serde(skip)]
+    tree: Tree,
+}
+
+/// Where topics live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BusKind {
+    Sqlite,
+    Kafka,
+}
+
+/// The bus in a cluster.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct Kafka {
+    /// host:port, with commas between.
+    pub brokers: String,
+    /// The consumer group.
+    pub group: String,
+    #[serde(with = "typed::GuaranteeName")]
+    pub guarantee: Guarantee,
+    /// Of a topic that metrobus creates, 1 to 100,000.
+    pub partitions: i32,
+    /// Of a topic that metrobus creates, 1 to 1,000.
+    pub replication: i32,
+    /// A name that is this process's alone and stays the same over restarts, for static membership and a stable
+    /// transactional id. Its characters are those of a topic.
+    #[serde(deserialize_with = "typed::optional")]
+    pub instance: Option<String>,
+    /// The longest transaction where the guarantee is exactly once, 10 ms to 10 s.
+    pub transaction: Duration,
+    /// Properties of librdkafka by name, for it to check; those that metrobus sets itself are not among them. Holds
+    /// secrets.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// For caches and counters.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct Redis {
+    /// One that the redis crate takes. May hold a password.
+    pub url: String,
+    /// For connecting and for each answer; more than zero.
+    pub timeout: Duration,
+    pub counters: Counters,
+}
+
+/// Whether messages are counted in Redis; [`Config::counters`] resolves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Counters {
+    /// On with Kafka, off with SQLite.
+    Auto,
+    On,
+    Off,
+}
+
+/// What is written to stderr.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Log {
+    /// Keeps payloads out of the log.
+    pub redact: bool,
+}
+
+/// One value of the configuration, as `metrobus config` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The names that lead to the value: `["kafka", "properties", "sasl.password"]`.
+    pub path: Vec<String>,
+    /// Secrets are `***`.
+    pub value: Value,
+    pub origin: Origin,
+}
+
+impl Config {
+    /// The defaults, under the TOML `file`, under those variables of `environment` whose names begin with `METROBUS__`.
+    ///
+    /// Fails where the file cannot be read, for an unknown key, and for a value of the wrong type or that cannot work.
+    /// The checks of a role's own options are the role's.
+    pub fn load<N, V>(file: Option<&Path>, environment: impl IntoIterator<Item = (N, V)>) -> Result<Self, Misconfigured>
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
+        match file {
+            Some(path) => Self::layered(Some((path, &read(path)?)), environment),
+            None => Self::layered(None, environment),
+        }
+    }
+
+    /// As [`Config::load`], with the file's path and text.
+    fn layered<N, V>(
+        file: Option<(&Path, &str)>,
+        environment: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, Misconfigured>
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
+        let mut tree = Tree::new(DEFAULTS);
+        if let Some((path, text)) = file {
+            file::lay(&mut tree, path, text)?;
+        }
+        environment::lay(&mut tree, environment.into_iter().map(|(name, value)| (name.into(), value.into())))?;
+        check::numbers(&tree)?;
+        let mut config: Self = typed::read(&tree, "")?;
+        config.tree = tree;
+        check::meaning(&config)?;
+        Ok(config)
+    }
+
+    /// The section of `role` as the role's own type, which finds every key of the section there. Durations are text
+    /// with a unit; an error of a type's own that begins with "must " is put behind the key and its value.
+    pub fn section<T: DeserializeOwned>(&self, role: &str) -> Result<T, Misconfigured> {
+        typed::read(&self.tree, role)
+    }
+
+    /// The error `message` about the value of `key` ("contactpoint.file"), with where that value came from.
+    pub fn error(&self, key: &str, message: impl Display) -> Misconfigured {
+        self.tree.error(key, message)
+    }
+
+    /// The topics that a slip may name: those that the stops read, in the order of their sections, then `stops`.
+    pub fn stop_topics(&self) -> Vec<Topic> {
+        let mut topics = Vec::new();
+        let read = check::stop_sections(&self.tree).filter_map(|(_, topic)| Topic::new(topic).ok());
+        for topic in read.chain(self.stops.iter().cloned()) {
+            if !topics.contains(&topic) {
+                topics.push(topic);
+            }
+        }
+        topics
+    }
+
+    /// Whether messages are counted in Redis.
+    pub fn counters(&self) -> bool {
+        match self.redis.counters {
+            Counters::Auto => self.bus == BusKind::Kafka,
+            Counters::On => true,
+            Counters::Off => false,
+        }
+    }
+
+    /// Every value in the order of the defaults, secrets masked.
+    pub fn effective(&self) -> impl Iterator<Item = Entry> {
+        self.tree.leaves().into_iter().map(|(path, leaf)| Entry {
+            value: text::masked(path.last().unwrap_or(&""), leaf.value.clone()),
+            path: path.into_iter().map(str::to_owned).collect(),
+            origin: leaf.origin.clone(),
+        })
+    }
+}
+
+/// Shows no secret, so that a configuration may stand in a log.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.effective().map(|entry| (text::dotted(&entry.path), entry.value))).finish()
+    }
+}
+
+fn read(path: &Path) -> Result<String, Misconfigured> {
+    let cannot = |reason: String| Misconfigured(format!("cannot read {}: {reason}", path.display()));
+    let plainly = |error: io::Error| {
+        let text = error.to_string();
+        text.split(" (os error").next().unwrap_or_default().to_owned()
+    };
+    let bytes = fs::read(path).map_err(|error| cannot(plainly(error)))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        cannot(format!("line {} is not UTF-8", line + 1))
+    })
+}

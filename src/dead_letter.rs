@@ -1,0 +1,66 @@
+//! Dead letters: rejected messages on the topic Error, byte for byte as they arrived.
+//!
+//! Key, value and timestamp stay; the record headers say why and where from, in text:
+//!
+//! | header | value |
+//! | --- | --- |
+//! | `metrobus.reason` | why it was rejected |
+//! | `metrobus.stop` | the stop that rejected it |
+//! | `metrobus.topic`, `metrobus.partition`, `metrobus.offset` | the record that it was |
+//! | `metrobus.time` | when it was rejected, milliseconds since the epoch |
+//! | `metrobus.attempt` | how often its handler had tried, from 1 |
+//!
+//! Other headers pass through. Those of an earlier rejection are replaced.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::bus::{Headers, Outbox, Record, Topic};
+
+/// The longest reason that is kept, in bytes: a reason may quote what was wrong, a header has to stay small.
+const REASON_BYTES: usize = 1000;
+
+const PREFIX: &str = "metrobus.";
+
+/// Where a stop's dead letters go, and what they say of where they come from.
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    /// The stop's name, as its role is called.
+    pub stop: String,
+    /// The topic that the stop reads.
+    pub topic: Topic,
+    /// The topic that takes the dead letters.
+    pub error: Topic,
+}
+
+impl DeadLetters {
+    /// Adds the dead letter of `record`, which is input `input` of the batch, to `outbox`.
+    pub fn write(&self, outbox: &mut Outbox, input: usize, record: &Record<'_>, reason: &str, attempt: u32) {
+        outbox.repeat(input, &self.error, |out| {
+            for (name, value) in record.headers {
+                if !name.starts_with(PREFIX) {
+                    Headers::push(out, name, value);
+                }
+            }
+            let mut push = |name: &str, value: &str| {
+                Headers::push(out, &format!("{PREFIX}{name}"), Some(value.as_bytes()));
+            };
+            push("reason", shorten(reason));
+            push("stop", &self.stop);
+            push("topic", self.topic.as_str());
+            push("partition", &record.partition.to_string());
+            push("offset", &record.offset.to_string());
+            push("time", &now_ms().to_string());
+            push("attempt", &attempt.to_string());
+        });
+    }
+}
+
+fn shorten(reason: &str) -> &str {
+    let end = (0..=REASON_BYTES.min(reason.len())).rev().find(|&end| reason.is_char_boundary(end));
+    &reason[..end.unwrap_or_default()]
+}
+
+/// Milliseconds since the epoch by this machine's clock.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
+}

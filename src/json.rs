@@ -1,0 +1,202 @@
+//! JSON text in slices: nothing is decoded that is not asked for, and everything keeps its spelling.
+//!
+//! [`check`] takes text that may be anything, by serde_json. [`fields`] and [`elements`] walk text that has been checked,
+//! so they need no more than to find where a value ends; given anything else they end early, and never panic.
+
+use std::{borrow::Cow, fmt};
+
+use memchr::memchr2;
+use serde::{
+    Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// Checks that `json` is one JSON object, and calls `each` with its keys and values as they are spelt.
+pub(crate) fn check<'a>(json: &'a str, each: impl FnMut(&'a str, &'a str)) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    deserializer.deserialize_map(Fields(each))?;
+    deserializer.end()
+}
+
+struct Fields<F>(F);
+
+impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for Fields<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            (self.0)(key.get(), value.get());
+        }
+        Ok(())
+    }
+}
+
+/// Calls `each` with every key and value of a checked object, as they are spelt.
+pub(crate) fn fields<'a>(object: &'a str, mut each: impl FnMut(&'a str, &'a str)) {
+    let mut walk = Walk { text: object, at: 1 };
+    while let Some(key) = walk.value() {
+        walk.pass(b':');
+        let Some(value) = walk.value() else { return };
+        each(key, value);
+        walk.pass(b',');
+    }
+}
+
+/// Calls `each` with every element of a checked list, as it is spelt.
+pub(crate) fn elements<'a>(list: &'a str, mut each: impl FnMut(&'a str)) {
+    let mut walk = Walk { text: list, at: 1 };
+    while let Some(element) = walk.value() {
+        each(element);
+        walk.pass(b',');
+    }
+}
+
+/// A place in checked JSON, in bytes.
+struct Walk<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.byte() {
+            self.at += 1;
+        }
+    }
+
+    /// Passes over `mark`, where it comes next.
+    fn pass(&mut self, mark: u8) {
+        self.skip_space();
+        if self.byte() == Some(mark) {
+            self.at += 1;
+        }
+    }
+
+    /// The value that comes next; `None` at the end of an object or a list.
+    fn value(&mut self) -> Option<&'a str> {
+        self.skip_space();
+        let start = self.at;
+        match self.byte()? {
+            b'"' => self.skip_text(),
+            b'{' | b'[' => self.skip_nested(),
+            _ => {
+                while self
+                    .byte()
+                    .is_some_and(|byte| !matches!(byte, b',' | b'}' | b']' | b':' | b' ' | b'\n' | b'\t' | b'\r'))
+                {
+                    self.at += 1;
+                }
+            }
+        }
+        self.text.get(start..self.at).filter(|value| !value.is_empty())
+    }
+
+    /// From an opening quote to behind the closing one.
+    fn skip_text(&mut self) {
+        self.at += 1;
+        let bytes = self.text.as_bytes();
+        while let Some(found) = bytes.get(self.at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+            self.at += found + 1;
+            if bytes[self.at - 1] == b'"' {
+                return;
+            }
+            // Whatever is escaped is no end
+            self.at += 1;
+        }
+        self.at = bytes.len();
+    }
+
+    /// From an opening bracket to behind its closing one.
+    fn skip_nested(&mut self) {
+        let mut depth = 0_usize;
+        while let Some(byte) = self.byte() {
+            match byte {
+                b'"' => {
+                    self.skip_text();
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// The text that `json` spells, where it spells one.
+pub(crate) fn text(json: &str) -> Option<Cow<'_, str>> {
+    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
+    if !inner.contains('\\') {
+        return Some(Cow::Borrowed(inner));
+    }
+    serde_json::from_str(json).ok().map(Cow::Owned)
+}
+
+/// Whether the JSON text `key` spells `name`.
+pub(crate) fn is_key(key: &str, name: &str) -> bool {
+    let Some(inner) = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')) else { return false };
+    if inner.contains('\\') { text(key).is_some_and(|key| key == name) } else { inner == name }
+}
+
+/// Where `part`, a slice of `whole`, begins in it, in bytes.
+pub(crate) fn offset(whole: &str, part: &str) -> usize {
+    part.as_ptr() as usize - whole.as_ptr() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// JSON of all kinds, with white space wherever it may stand.
+    fn json() -> impl Strategy<Value = String> {
+        let space = || prop_oneof![Just(""), Just(" "), Just("\n\t "), Just("\r")];
+        let text =
+            prop_oneof![r#""[a-c {}\[\],:é]{0,5}""#, Just(r#""a\"b\\""#.to_owned()), Just(r#""\ud800""#.to_owned())];
+        let leaf = prop_oneof![text.clone(), "-?(0|[1-9][0-9]{0,3})(\\.[0-9]{1,2})?(e[0-9])?", "true|false|null"];
+        leaf.prop_recursive(4, 30, 5, move |inner| {
+            let spaced = (space(), inner, space()).prop_map(|(a, value, b)| format!("{a}{value}{b}"));
+            let field = (space(), text.clone(), space(), spaced.clone());
+            let field = field.prop_map(|(a, key, b, value)| format!("{a}{key}{b}:{value}"));
+            prop_oneof![
+                vec(spaced, 0..5).prop_map(|elements| format!("[{}]", elements.join(","))),
+                (vec(field, 0..5), space()).prop_map(|(fields, a)| format!("{{{}{a}}}", fields.join(","))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn walking_finds_what_checking_finds(json in json()) {
+            let (mut checked, mut walked) = (Vec::new(), Vec::new());
+            if check(&json, |key, value| checked.push((key, value))).is_ok() {
+                fields(&json, |key, value| walked.push((key, value)));
+                prop_assert_eq!(checked, walked);
+            } else if let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(&json) {
+                let mut walked = Vec::new();
+                elements(&json, |element| walked.push(element));
+                prop_assert_eq!(list.iter().map(|element| element.get()).collect::<Vec<_>>(), walked);
+            }
+        }
+
+        #[test]
+        fn walking_anything_ends_and_does_not_panic(text in r#"[\[\]{}":,\\ a1é]{0,40}"#) {
+            fields(&text, |_, _| {});
+            elements(&text, |_| {});
+        }
+    }
+}

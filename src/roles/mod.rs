@@ -1,0 +1,161 @@
+//! The roles: what the binary can be. Each is a subcommand, a file here, and one line in [`ROLES`].
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{ArgMatches, Command};
+use serde::Deserialize;
+
+use crate::{
+    bus::{self, Bus},
+    cache::{Counters, Source},
+    config::Config,
+    drain::Drain,
+    shutdown::Shutdown,
+    stop::{Settings, Stop, run_all},
+};
+
+mod busdriver;
+mod cache_load;
+mod completions;
+mod config;
+mod contactpoint;
+mod demo;
+mod logstop;
+mod make_data;
+mod pusher;
+mod run;
+mod tail;
+mod topics;
+mod whitelist;
+
+/// All roles, in the order in which the help lists them.
+pub const ROLES: &[Role] = &[
+    demo::ROLE,
+    run::ROLE,
+    pusher::ROLE,
+    busdriver::ROLE,
+    contactpoint::ROLE,
+    whitelist::ROLE,
+    logstop::ROLE,
+    make_data::ROLE,
+    cache_load::ROLE,
+    topics::ROLE,
+    tail::ROLE,
+    config::ROLE,
+    completions::ROLE,
+];
+
+/// A subcommand.
+pub struct Role {
+    pub name: &'static str,
+    /// One line for the help.
+    pub about: &'static str,
+    pub kind: Kind,
+}
+
+/// What a role does when it is called.
+pub enum Kind {
+    /// It runs the stop that this builds.
+    Stop(fn(&Context) -> anyhow::Result<Stop>),
+    /// It does something else.
+    Command { arguments: fn(Command) -> Command, run: fn(&ArgMatches, &Context) -> anyhow::Result<()> },
+}
+
+/// What a role is given.
+pub struct Context {
+    pub config: Config,
+    pub shutdown: Shutdown,
+    /// How long the start waits for a service; `None` for ever.
+    pub connect_timeout: Option<Duration>,
+    /// Counts of messages read, for Redis; `None` where they are off.
+    counters: Option<Arc<Counters>>,
+}
+
+impl Context {
+    pub fn new(config: Config, shutdown: Shutdown, connect_timeout: Option<Duration>) -> anyhow::Result<Self> {
+        let redis = &config.redis;
+        let counters = config.counters().then(|| Counters::new(&redis.url, redis.timeout).map(Arc::new)).transpose()?;
+        Ok(Self { config, shutdown, connect_timeout, counters })
+    }
+
+    /// Opens the configured bus.
+    pub fn bus(&self) -> anyhow::Result<Box<dyn Bus>> {
+        Ok(bus::open(&self.config)?)
+    }
+
+    pub fn settings(&self) -> Settings {
+        Settings { connect_timeout: self.connect_timeout, ..Settings::from(&self.config) }
+    }
+
+    /// Builds stops, has them share `drain` and the counters, and runs them until their end.
+    fn run_stops(&self, roles: &[&Role], drain: bool) -> anyhow::Result<()> {
+        let bus = self.bus()?;
+        let together = Drain::default();
+        let mut running = Vec::new();
+        for role in roles {
+            let Kind::Stop(build) = role.kind else { continue };
+            let mut stop = build(self)?;
+            if drain {
+                stop = stop.drain(together.join());
+            }
+            if let Some(other) = running.iter().find(|other: &&Stop| other.topic() == stop.topic()) {
+                let (topic, other) = (stop.topic(), other.name());
+                let key = format!("{}.topic", role.name);
+                let message = format!("{topic} is read by {other} too, and a group reads each record once");
+                return Err(self.config.error(&key, message).into());
+            }
+            running.push(self.count(stop));
+        }
+        run_all(running, &*bus, &self.shutdown)
+    }
+
+    fn count(&self, stop: Stop) -> Stop {
+        let Some(counters) = &self.counters else { return stop };
+        let (counters, topic) = (Arc::clone(counters), stop.topic().clone());
+        stop.on_read(move |count| counters.add(topic.as_str(), count))
+    }
+}
+
+/// `cache` of the roles that look something up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CacheKind {
+    File,
+    Redis,
+}
+
+impl Context {
+    /// The cache that a role's options name: `file`, or `key` of the configured Redis.
+    fn source(&self, kind: CacheKind, file: &Path, key: &str) -> Source {
+        let redis = &self.config.redis;
+        match kind {
+            CacheKind::File => Source::File(file.to_owned()),
+            CacheKind::Redis => Source::Redis { url: redis.url.clone(), key: key.to_owned(), timeout: redis.timeout },
+        }
+    }
+}
+
+/// Data goes to standard output, in one go.
+fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    Ok(stdout.flush()?)
+}
+
+/// The stops among [`ROLES`].
+pub fn stops() -> impl Iterator<Item = &'static Role> {
+    ROLES.iter().filter(|role| matches!(role.kind, Kind::Stop(_)))
+}
+
+/// Runs one role as it was called.
+pub fn call(role: &'static Role, matches: &ArgMatches, context: &Context) -> anyhow::Result<()> {
+    match role.kind {
+        Kind::Command { run, .. } => run(matches, context),
+        Kind::Stop(_) => context.run_stops(&[role], matches.get_flag("drain")),
+    }
+}

@@ -1,0 +1,68 @@
+//! The whitelist: lets messages pass whose email is listed.
+
+use serde::Deserialize;
+
+use super::{Context, Kind, Role};
+use crate::{
+    bus::Topic,
+    cache::{Keys, Membership},
+    handler::{Handler, Verdict},
+    slip::Message,
+    stop::Stop,
+};
+
+pub const ROLE: Role = Role {
+    name: "whitelist",
+    about: "Let messages pass whose email is listed, drop the others",
+    kind: Kind::Stop(build),
+};
+
+/// `[whitelist]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Options {
+    pub topic: Topic,
+    pub cache: super::CacheKind,
+    /// An email a line; for `cache = "file"`.
+    pub file: std::path::PathBuf,
+    /// For `cache = "redis"`.
+    pub set: String,
+}
+
+fn build(context: &Context) -> anyhow::Result<Stop> {
+    let options: Options = context.config.section(ROLE.name)?;
+    let source = context.source(options.cache, &options.file, &options.set);
+    let listed = source.membership()?;
+    let handler = Whitelist { listed, emails: Keys::default(), found: Vec::new() };
+    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()))
+}
+
+struct Whitelist {
+    listed: Box<dyn Membership>,
+    emails: Keys,
+    found: Vec<bool>,
+}
+
+impl Handler for Whitelist {
+    fn handle(&mut self, messages: &mut [Message<'_>]) -> anyhow::Result<Vec<Verdict>> {
+        self.emails.clear();
+        for message in messages.iter() {
+            self.emails.push(message.payload.text("email").as_deref());
+        }
+        self.listed.contains(&self.emails, &mut self.found)?;
+        let judge = |((message, email), listed): ((&mut Message<'_>, Option<&str>), &bool)| match (email, listed) {
+            (None, _) if message.payload.get("email").is_none() => Verdict::drop("email is missing"),
+            (None, _) => Verdict::drop("email is not text"),
+            (Some(_), false) => Verdict::drop("email is not on the whitelist"),
+            (Some(_), true) => match message.payload.set("whitelist", &true) {
+                Ok(()) => Verdict::Forward,
+                Err(error) => Verdict::reject(format!("set whitelist: {error}")),
+            },
+        };
+        Ok(messages.iter_mut().zip(self.emails.iter()).zip(&self.found).map(judge).collect())
+    }
+
+    fn connect(&mut self) -> anyhow::Result<()> {
+        self.listed.connect()
+    }
+}

@@ -1,0 +1,489 @@
+//! The loop that every stop runs: poll, handle, advance, settle.
+//!
+//! What can go wrong on the way, and what then happens:
+//! - a record is no message, or its handler rejects it: dead letter, in the settle of its batch;
+//! - a handler asks for a retry, or panics: what is before that message is settled, then it alone is handled again
+//!   after a back-off, with everything behind it waiting, so that the order holds; after `max_attempts` a dead letter;
+//! - what a handler needs is away, or the bus is: the stop waits, says so, and goes on where it was;
+//! - the end of the process is asked for: the batch at hand is settled, nothing more is read.
+
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use tracing::{debug, info, warn};
+
+use crate::{
+    backoff::{Absence, persist, waits},
+    bus::{Batch, Bus, BusError, Outbox, Record, Subscription, Topic},
+    config::Config,
+    dead_letter::{DeadLetters, now_ms},
+    drain::Member,
+    handler::{Broken, Handler, Verdict},
+    shutdown::Shutdown,
+    slip::{Limits, Malformed, Message, Stops},
+    stats::{Reason, SharedStats, Tally, tally},
+};
+
+mod report;
+
+use report::Report;
+
+/// How long one poll waits; bounds how late an idle stop sees that it is to end.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The same where the stop is to end when nothing is left: every member has to look before any can end.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// While a stop waits for something else, it tells the bus that often that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// What all stops of a process have in common.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Messages that a handler sees at most at once.
+    pub batch: usize,
+    pub limits: Limits,
+    pub retry: Retry,
+    /// The topics that a slip may name.
+    pub stops: Arc<Stops>,
+    /// Where dead letters go.
+    pub error_topic: Topic,
+    /// How long the end of the process waits for what is in flight.
+    pub shutdown_timeout: Duration,
+    /// How long the start waits for the bus; `None` for ever.
+    pub connect_timeout: Option<Duration>,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            batch: config.batch,
+            limits: config.limits,
+            retry: config.retry,
+            stops: Arc::new(Stops::new(config.stop_topics())),
+            error_topic: config.error_topic.clone(),
+            shutdown_timeout: config.shutdown_timeout,
+            connect_timeout: None,
+        }
+    }
+}
+
+impl From<&Settings> for Settings {
+    fn from(settings: &Settings) -> Self {
+        settings.clone()
+    }
+}
+
+/// How often and how long after one another a message is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Retry {
+    /// Attempts in all, the first one included.
+    pub max_attempts: u32,
+    /// The wait before the second attempt; doubled before each further one, with jitter.
+    pub first: Duration,
+    /// The longest wait.
+    pub max: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max_attempts: 5, first: Duration::from_millis(100), max: Duration::from_secs(10) }
+    }
+}
+
+/// A handler on a topic: one stop, ready to run.
+pub struct Stop {
+    letters: DeadLetters,
+    handler: Box<dyn Handler>,
+    settings: Settings,
+    stats: SharedStats,
+    drain: Option<Member>,
+    on_read: Option<Box<dyn Fn(u64) + Send>>,
+}
+
+impl Stop {
+    /// A stop called `name` that reads `topic`.
+    ///
+    /// `settings` are [`Settings`], or the [`Config`] that they are from.
+    pub fn new(name: &str, topic: &Topic, handler: impl Handler + 'static, settings: impl Into<Settings>) -> Self {
+        let settings = settings.into();
+        let letters = DeadLetters { stop: name.to_owned(), topic: topic.clone(), error: settings.error_topic.clone() };
+        Self {
+            letters,
+            handler: Box::new(handler),
+            settings,
+            stats: SharedStats::default(),
+            drain: None,
+            on_read: None,
+        }
+    }
+
+    /// Ends when the input is used up, here and at all other members of the same drain.
+    pub fn drain(mut self, member: Member) -> Self {
+        self.drain = Some(member);
+        self
+    }
+
+    /// Calls `count` with the number of messages read, once a batch, after it was settled. It must not block.
+    pub fn on_read(mut self, count: impl Fn(u64) + Send + 'static) -> Self {
+        self.on_read = Some(Box::new(count));
+        self
+    }
+
+    pub fn name(&self) -> &str {
+        &self.letters.stop
+    }
+
+    pub fn topic(&self) -> &Topic {
+        &self.letters.topic
+    }
+
+    /// The counts of this stop, also while it runs.
+    pub fn stats(&self) -> SharedStats {
+        self.stats.clone()
+    }
+
+    /// Runs until `shutdown` is asked for, or until all is drained where that was wished for.
+    ///
+    /// Fails where the bus fails for good, or cannot be reached in time ([`crate::error::Unreachable`]); what was not
+    /// settled then is read again by the next one to run.
+    pub fn run(mut self, bus: &dyn Bus, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let name = self.letters.stop.clone();
+        let Some(mut subscription) = self.open(bus, shutdown)? else {
+            info!(stop = name, "ended before it was ready");
+            return Ok(());
+        };
+        info!(stop = name, topic = %self.letters.topic, guarantee = %bus.guarantee(), "ready");
+        let mut report = Report::new(&name);
+        let driven = self.drive(&mut *subscription, &mut report, shutdown);
+        report.outcomes(&self.stats.snapshot());
+        driven.with_context(|| format!("stop {name}"))?;
+        let deadline = Instant::now() + self.settings.shutdown_timeout;
+        subscription.close(deadline).with_context(|| format!("end stop {name}"))?;
+        let stats = self.stats.snapshot();
+        let sum = |counts: &std::collections::BTreeMap<String, u64>| counts.values().sum::<u64>();
+        let (dropped, rejected) = (sum(&stats.dropped), sum(&stats.rejected));
+        let (read, forwarded, finished) = (stats.read, stats.forwarded, stats.finished);
+        info!(stop = name, read, forwarded, finished, dropped, rejected, "ended");
+        Ok(())
+    }
+
+    /// Waits for all that the stop needs, the bus last: who waits holds no place in the group.
+    fn open(&mut self, bus: &dyn Bus, shutdown: &Shutdown) -> anyhow::Result<Option<Box<dyn Subscription>>> {
+        let (needs, limit) = (self.needs(), self.settings.connect_timeout);
+        let connect = || {
+            self.handler.connect().map_err(|error| match error.is::<Broken>() {
+                true => BusError::Fatal(error),
+                false => BusError::Unavailable(error),
+            })
+        };
+        if persist(&needs, limit, shutdown, connect)?.is_none() {
+            return Ok(None);
+        }
+        let topics: BTreeSet<_> =
+            self.settings.stops.iter().chain([&self.letters.topic, &self.letters.error]).cloned().collect();
+        let topics: Vec<_> = topics.into_iter().collect();
+        persist("the bus", limit, shutdown, || {
+            bus.connect()?;
+            bus.create_topics(&topics)?;
+            bus.subscribe(&self.letters)
+        })
+    }
+
+    fn drive(
+        &mut self,
+        subscription: &mut dyn Subscription,
+        report: &mut Report,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<()> {
+        let wait = if self.drain.is_some() { DRAIN_POLL } else { POLL };
+        while !shutdown.requested() {
+            let polled = persist("the bus", None, shutdown, || subscription.poll(self.settings.batch, wait))?;
+            let Some(batch) = polled else { break };
+            self.stats.lock().refuse(subscription.refused());
+            report.now_and_then(subscription, &self.stats);
+            if !batch.is_empty() {
+                if let Some(drain) = &self.drain {
+                    drain.active();
+                }
+                self.carry(&Arc::new(batch), subscription, shutdown)?;
+            } else if self.nothing_left(subscription)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn nothing_left(&self, subscription: &mut dyn Subscription) -> anyhow::Result<bool> {
+        let Some(drain) = &self.drain else { return Ok(false) };
+        let activity = drain.activity();
+        let drained = subscription.flush(Instant::now() + POLL).and_then(|flushed| {
+            let drained = flushed && subscription.drained()?;
+            Ok(drained)
+        });
+        match drained {
+            Ok(drained) => Ok(drained && drain.idle(activity)),
+            Err(BusError::Unavailable(_)) => Ok(false),
+            Err(BusError::Fatal(error)) => Err(error),
+        }
+    }
+
+    /// What the handler waits for, as the log calls it.
+    fn needs(&self) -> String {
+        format!("what stop {} needs", self.letters.stop)
+    }
+
+    /// Handles and settles a whole batch, however often that takes.
+    fn carry(
+        &mut self,
+        batch: &Arc<Batch>,
+        subscription: &mut dyn Subscription,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<()> {
+        let (mut from, mut attempt, mut alone_until) = (0, 1, 0);
+        let mut retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
+        let mut absence: Option<Absence> = None;
+        let mut outbox = Outbox::default();
+        while from < batch.len() {
+            let until = if from < alone_until { from + 1 } else { batch.len() };
+            let judged = match self.judge(batch, from..until, attempt, &mut outbox) {
+                Judged::Up { to, tally, retry } => {
+                    if let Some(absence) = absence.take() {
+                        absence.over();
+                    }
+                    self.settle(batch, from..to, &outbox, subscription, shutdown)?;
+                    self.stats.lock().add(&tally, now_ms());
+                    if let Some(on_read) = self.on_read.as_ref().filter(|_| tally.read > 0) {
+                        on_read(tally.read);
+                    }
+                    if to > from {
+                        (from, attempt) = (to, 1);
+                        retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
+                    }
+                    retry
+                }
+                Judged::Panicked => {
+                    // Which of them it was shows when each is handled alone
+                    alone_until = until;
+                    continue;
+                }
+                Judged::Away(error) if error.is::<Broken>() => return Err(error),
+                Judged::Away(error) => {
+                    let absence = absence.get_or_insert_with(|| Absence::of(self.needs()));
+                    let wait = absence.failed(&format_args!("{error:#}"));
+                    if self.wait(wait, subscription, shutdown)? {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            if let Some(reason) = judged {
+                debug!(stop = self.letters.stop, attempt, "retry: {reason}");
+                attempt += 1;
+                alone_until = alone_until.max(from + 1);
+                self.stats.lock().retried += 1;
+                if self.wait(retry_waits.next().unwrap_or_default(), subscription, shutdown)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles, waiting where the bus is away. Once the end of the process is asked for, that long at most.
+    fn settle(
+        &self,
+        batch: &Arc<Batch>,
+        inputs: std::ops::Range<usize>,
+        outbox: &Outbox,
+        subscription: &mut dyn Subscription,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<()> {
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        let mut settle = || subscription.settle(batch, inputs.clone(), outbox);
+        if persist("the bus", None, shutdown, &mut settle)?.is_some() {
+            return Ok(());
+        }
+        persist("the bus", Some(self.settings.shutdown_timeout), &Shutdown::default(), &mut settle)
+            .with_context(|| format!("{} messages unsettled at the end; they will be read again", inputs.len()))?;
+        Ok(())
+    }
+
+    /// Waits for `time`; true where the end of the process is asked for meanwhile.
+    fn wait(&self, time: Duration, subscription: &mut dyn Subscription, shutdown: &Shutdown) -> anyhow::Result<bool> {
+        let end = Instant::now() + time;
+        loop {
+            match subscription.keep_alive() {
+                Ok(()) | Err(BusError::Unavailable(_)) => {}
+                Err(BusError::Fatal(error)) => return Err(error),
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || shutdown.pause(left.min(KEEP_ALIVE)) {
+                return Ok(shutdown.requested());
+            }
+        }
+    }
+
+    /// Handles `range` of a batch, the first message for the `attempt`-th time, and fills `outbox` with what comes of
+    /// it, up to the first message that is to be tried again.
+    fn judge(&mut self, batch: &Batch, range: std::ops::Range<usize>, attempt: u32, outbox: &mut Outbox) -> Judged {
+        outbox.clear();
+        let mut messages = Vec::with_capacity(range.len());
+        let mut malformed = Vec::new();
+        for index in range.clone() {
+            match self.parse(batch.get(index)) {
+                Ok(message) => messages.push(message),
+                Err(reason) => malformed.push((index, reason)),
+            }
+        }
+        let verdicts = match self.ask(&mut messages) {
+            Answer::Verdicts(verdicts) => verdicts,
+            Answer::Away(error) => return Judged::Away(error),
+            Answer::Panicked if messages.len() > 1 => return Judged::Panicked,
+            Answer::Panicked => messages.iter().map(|_| Verdict::retry("handler panicked")).collect(),
+        };
+        let mut malformed = malformed.into_iter().peekable();
+        let mut judged = messages.iter().zip(verdicts);
+        let mut counts = Tally::default();
+        for index in range.clone() {
+            if let Some((_, reason)) = malformed.next_if(|(at, _)| *at == index) {
+                counts.read += 1;
+                self.letters.write(outbox, index, &batch.get(index), &reason.to_string(), 1);
+                tally(&mut counts.rejected, reason.kind().into());
+                continue;
+            }
+            let Some((message, verdict)) = judged.next() else { break };
+            let tries = if index == range.start { attempt } else { 1 };
+            let verdict = match verdict {
+                Verdict::Retry(reason) if tries < self.settings.retry.max_attempts => {
+                    return Judged::Up { to: index, tally: counts, retry: Some(reason) };
+                }
+                Verdict::Retry(reason) => Verdict::reject(format!("{reason}; gave up after {tries} attempts")),
+                verdict => verdict,
+            };
+            self.carry_out(index, message, verdict, tries, outbox, &mut counts);
+        }
+        Judged::Up { to: range.end, tally: counts, retry: None }
+    }
+
+    fn parse<'a>(&self, record: Record<'a>) -> Result<Message<'a>, Malformed> {
+        if self.handler.begins_journeys() {
+            Message::parse_untrusted(record, &self.settings.limits)
+        } else {
+            Message::parse(record, &self.settings.limits, &self.settings.stops)
+        }
+    }
+
+    fn ask(&mut self, messages: &mut [Message<'_>]) -> Answer {
+        if messages.is_empty() {
+            return Answer::Verdicts(Vec::new());
+        }
+        let handler = &mut self.handler;
+        // A handler is asked again after a panic; what state it left itself in is its own to mind
+        match catch_unwind(AssertUnwindSafe(|| handler.handle(messages))) {
+            Ok(Ok(verdicts)) if verdicts.len() == messages.len() => Answer::Verdicts(verdicts),
+            Ok(Ok(verdicts)) => {
+                let reason = format!("handler gave {} verdicts on {} messages", verdicts.len(), messages.len());
+                Answer::Verdicts(messages.iter().map(|_| Verdict::reject(reason.clone())).collect())
+            }
+            Ok(Err(error)) => Answer::Away(error),
+            Err(_) => {
+                warn!(stop = self.letters.stop, "handler panicked");
+                Answer::Panicked
+            }
+        }
+    }
+
+    fn carry_out(
+        &self,
+        index: usize,
+        message: &Message<'_>,
+        verdict: Verdict,
+        attempt: u32,
+        outbox: &mut Outbox,
+        counts: &mut Tally,
+    ) {
+        counts.read += 1;
+        let record = &message.record;
+        let reason: Reason = match verdict {
+            Verdict::Drop(reason) => return tally(&mut counts.dropped, label(reason)),
+            Verdict::Finish => return counts.finished.push(record.timestamp),
+            Verdict::Forward => {
+                let Some(next) = message.next_stop() else { return counts.finished.push(record.timestamp) };
+                let bytes = outbox.forward(index, next, |out| message.write_next(out));
+                let limit = self.settings.limits.message_bytes;
+                if bytes <= limit {
+                    counts.forwarded += 1;
+                    return;
+                }
+                outbox.pop();
+                format!("output is longer than limits.message_bytes = {limit}: {bytes} bytes").into()
+            }
+            Verdict::Reject(reason) | Verdict::Retry(reason) => reason,
+        };
+        self.letters.write(outbox, index, record, &reason, attempt);
+        tally(&mut counts.rejected, label(reason));
+    }
+}
+
+/// What a reason is counted under: as it is where it is fixed, else up to its first colon, so that particulars neither
+/// make it many nor come into the log.
+fn label(reason: Reason) -> Reason {
+    match reason {
+        Reason::Owned(text) => text.split(':').next().unwrap_or_default().trim_end().to_owned().into(),
+        fixed => fixed,
+    }
+}
+
+/// What came of handling a range of a batch.
+enum Judged {
+    /// All up to `to` may be settled; then `retry` says why the next one is to be tried again.
+    Up { to: usize, tally: Tally, retry: Option<std::borrow::Cow<'static, str>> },
+    /// One of several messages made the handler panic.
+    Panicked,
+    /// What the handler needs is away.
+    Away(anyhow::Error),
+}
+
+enum Answer {
+    Verdicts(Vec<Verdict>),
+    Panicked,
+    Away(anyhow::Error),
+}
+
+/// Runs several stops, each in a thread of its own, until all have ended. Where one fails, the others are told to end,
+/// and its error is given.
+pub fn run_all(stops: Vec<Stop>, bus: &dyn Bus, shutdown: &Shutdown) -> anyhow::Result<()> {
+    ensure!(!stops.is_empty(), "no stop to run");
+    std::thread::scope(|scope| {
+        let run = |stop: Stop| {
+            move || {
+                let outcome = catch_unwind(AssertUnwindSafe(|| stop.run(bus, shutdown)));
+                if !matches!(outcome, Ok(Ok(()))) {
+                    shutdown.request();
+                }
+                outcome
+            }
+        };
+        let threads: Vec<_> = stops.into_iter().map(|stop| scope.spawn(run(stop))).collect();
+        let mut first = Ok(());
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(outcome)) => first = first.and(outcome),
+                _ => bail!("a stop panicked; this is a bug in metrobus"),
+            }
+        }
+        first
+    })
+}
+
+#[cfg(test)]
+mod tests;

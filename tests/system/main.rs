@@ -1,0 +1,15 @@
+//! What a user sees, tested from outside: the binary on real services. `make test` starts those.
+
+mod bad_input;
+mod cli;
+mod commands;
+mod compose;
+mod faults;
+mod fleet;
+mod library;
+mod life;
+mod pusher;
+mod readme;
+mod secure;
+mod support;
+mod vectors;
