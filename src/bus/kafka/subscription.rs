@@ -335,6 +335,12 @@ impl KafkaSubscription {
             Code::InconsistentGroupProtocol => self.change_protocol(),
             Code::Fatal | Code::FencedInstanceId => {
                 let reason = self.consumer.client().fatal().map_or(error.to_string(), |fatal| fatal.to_string());
+                // librdkafka (2.12) goes on with heartbeats of nobody until the loss is taken up, which the broker
+                // takes for those of another with this name
+                if self.consumer.has_expired() {
+                    tracing::warn!("the session of {topic} has ended, joins anew: {reason}");
+                    return self.rejoin();
+                }
                 Err(BusError::Fatal(anyhow!("consumer of {topic}: {reason}")))
             }
             Code::TopicAuthorizationFailed
@@ -363,6 +369,11 @@ impl KafkaSubscription {
             self.settings.options.group,
             if self.other_protocol { "fallback" } else { "first choice" },
         );
+        self.rejoin()
+    }
+
+    /// Leaves, with nothing more acknowledged, and comes back as a new member.
+    fn rejoin(&mut self) -> Result<(), BusError> {
         let assigned = self.watermarks.assigned();
         self.hand_over(&assigned, true)?;
         self.watermarks.revoke(&assigned);
@@ -482,6 +493,41 @@ impl KafkaSubscription {
         })
     }
 
+    fn try_settle(&mut self, batch: &Arc<Batch>, inputs: Range<usize>, outbox: &Outbox) -> Result<(), BusError> {
+        let deadline = Instant::now() + PATIENCE;
+        let waits = |this: &Self| Err(BusError::Unavailable(this.settings.health.waits()));
+        self.serve_sender(Duration::ZERO)?;
+        while self.transaction.is_none() && self.sender.is_recovering() {
+            // What was refused with its neighbours goes first
+            if Instant::now() >= deadline {
+                return waits(self);
+            }
+            self.serve_sender(BUSY)?;
+        }
+        if !self.ready_to_send(deadline)? || !self.prepare(outbox, batch, deadline)? {
+            return waits(self);
+        }
+        let bytes = outbox.iter(batch).map(|output| output.value.map_or(0, <[u8]>::len)).sum();
+        match self.sender.wait_for_room(outbox.len(), bytes, deadline) {
+            Ok(true) => {}
+            Ok(false) => return waits(self),
+            Err(error) => self.replace_producer(&error)?,
+        }
+        self.begin(inputs.len())?;
+        let mut settled = self.watermarks.settle(batch, inputs);
+        for output in outbox.iter(batch) {
+            let Some(token) = settled.token(output.input) else { continue };
+            if let Err(error) = self.send(&output, token, batch, deadline)? {
+                // A transaction that is undone brings all of its inputs again
+                self.transaction_failed(&error)?;
+                break;
+            }
+        }
+        self.watermarks.release(&settled);
+        self.watermarks.advance();
+        self.serve()
+    }
+
     /// Whether the group has acknowledged all of the partitions beside `own`: their reader may be alive and slow, or dead
     /// without the group having noticed, and then they become this member's.
     fn others_are_done(&self, own: &[i32]) -> Result<bool, BusError> {
@@ -531,38 +577,11 @@ impl Subscription for KafkaSubscription {
     }
 
     fn settle(&mut self, batch: &Arc<Batch>, inputs: Range<usize>, outbox: &Outbox) -> Result<(), BusError> {
-        let deadline = Instant::now() + PATIENCE;
-        let waits = |this: &Self| Err(BusError::Unavailable(this.settings.health.waits()));
-        self.serve_sender(Duration::ZERO)?;
-        while self.transaction.is_none() && self.sender.is_recovering() {
-            // What was refused with its neighbours goes first
-            if Instant::now() >= deadline {
-                return waits(self);
-            }
-            self.serve_sender(BUSY)?;
+        let settled = self.try_settle(batch, inputs, outbox);
+        if matches!(settled, Err(BusError::Unavailable(_))) {
+            self.keep_alive()?;
         }
-        if !self.ready_to_send(deadline)? || !self.prepare(outbox, batch, deadline)? {
-            return waits(self);
-        }
-        let bytes = outbox.iter(batch).map(|output| output.value.map_or(0, <[u8]>::len)).sum();
-        match self.sender.wait_for_room(outbox.len(), bytes, deadline) {
-            Ok(true) => {}
-            Ok(false) => return waits(self),
-            Err(error) => self.replace_producer(&error)?,
-        }
-        self.begin(inputs.len())?;
-        let mut settled = self.watermarks.settle(batch, inputs);
-        for output in outbox.iter(batch) {
-            let Some(token) = settled.token(output.input) else { continue };
-            if let Err(error) = self.send(&output, token, batch, deadline)? {
-                // A transaction that is undone brings all of its inputs again
-                self.transaction_failed(&error)?;
-                break;
-            }
-        }
-        self.watermarks.release(&settled);
-        self.watermarks.advance();
-        self.serve()
+        settled
     }
 
     fn flush(&mut self, deadline: Instant) -> Result<bool, BusError> {

@@ -406,6 +406,34 @@ fn a_transaction_that_times_out_is_done_again() {
     assert_eq!(read(&bus, &output).len(), 50);
 }
 
+/// One with a name that was slower than the group waits for is not its own successor: it goes on.
+#[test]
+fn a_named_member_outlives_its_session() {
+    for guarantee in [Guarantee::AtLeastOnce, Guarantee::ExactlyOnce] {
+        let Some(kafka) = Kafka::new(guarantee) else { return };
+        let bus = kafka.with(|options| {
+            options.instance = Some("one".into());
+            for (name, value) in
+                [("session.timeout.ms", "3000"), ("max.poll.interval.ms", "3000"), ("heartbeat.interval.ms", "100")]
+            {
+                options.properties.insert(name.into(), value.into());
+            }
+        });
+        let (input, output, error) = (kafka.topic("in"), kafka.topic("out"), kafka.topic("error"));
+        bus.create_topics(&[input.clone(), output.clone(), error.clone()]).unwrap();
+        publish(&bus, &input, (0..50).map(|n| n.to_string()));
+        let mut member = bus.subscribe(&letters(&input, &error)).unwrap();
+        let batch = poll(&mut *member);
+        // What has to pass is the time that the group waits, and some heartbeats
+        std::thread::sleep(Duration::from_secs(5));
+        forward(&mut *member, &batch, &output, <[u8]>::to_vec);
+        forward_until_drained(&mut *member, &output, <[u8]>::to_vec);
+        close(member);
+        let found: BTreeSet<_> = read(&bus, &output).into_iter().collect();
+        assert_eq!(found.len(), 50, "{guarantee}");
+    }
+}
+
 /// Whoever has the name last has it: the one before ends.
 #[test]
 fn an_instance_fences_the_one_before_it() {

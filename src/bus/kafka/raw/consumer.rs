@@ -10,7 +10,7 @@ use std::{
 
 use rdkafka::bindings as c;
 
-use super::{Client, Error, Kind, List, cooperative, elements, millis, text};
+use super::{Client, Error, Kind, List, cooperative, elements, member_id, millis, text};
 use crate::bus::{Headers, kafka::health::Health};
 
 /// A change of the assignment that waits for [`Consumer::assign`] or [`Consumer::unassign`].
@@ -81,13 +81,13 @@ impl Consumer {
 
     /// What the group calls this member; empty before it has joined.
     pub fn member_id(&self) -> String {
-        // SAFETY: null or a text of librdkafka's allocator that is ours, freed once
-        unsafe {
-            let id = c::rd_kafka_memberid(self.client.rk());
-            let member = text(id);
-            c::rd_kafka_mem_free(self.client.rk(), id.cast());
-            member
-        }
+        // SAFETY: the handle lives
+        unsafe { member_id(self.client.rk()) }
+    }
+
+    /// Whether the session has ended, by its own time-out, and no other has begun.
+    pub fn has_expired(&self) -> bool {
+        self.client.shared.expired.load(Ordering::Relaxed)
     }
 
     /// Whether [`Consumer::rebalances`] has something.

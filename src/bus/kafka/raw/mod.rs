@@ -118,6 +118,8 @@ struct Shared {
     health: Arc<Health>,
     rebalances: Mutex<Vec<Rebalance>>,
     rebalancing: AtomicBool,
+    /// The session ended without another member being the cause.
+    expired: AtomicBool,
     /// A poll waits that a change of the assignment has to end.
     waiting: AtomicBool,
     closing: AtomicBool,
@@ -173,6 +175,7 @@ impl Client {
             health: health.clone(),
             rebalances: Mutex::default(),
             rebalancing: AtomicBool::new(false),
+            expired: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         });
@@ -319,13 +322,30 @@ extern "C" fn rebalance(
             return;
         }
         let list = elements(partitions).iter().map(|element| element.partition).collect();
-        let event = Rebalance { assign, lost: c::rd_kafka_assignment_lost(rk) != 0, partitions: list };
+        let lost = c::rd_kafka_assignment_lost(rk) != 0;
+        // librdkafka forgets who it was when a session ends by itself, and not where another took its name over
+        shared.expired.store(!assign && lost && member_id(rk).is_empty(), Ordering::Relaxed);
+        let event = Rebalance { assign, lost, partitions: list };
         shared.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         shared.rebalancing.store(true, Ordering::Release);
         // rd_kafka_consume_batch_queue (2.12) throws the message away that it takes next after a yield
         if shared.waiting.load(Ordering::Relaxed) {
             c::rd_kafka_yield(rk);
         }
+    }
+}
+
+/// What the group calls this member.
+///
+/// # Safety
+/// `rk` is a live consumer.
+unsafe fn member_id(rk: *mut c::rd_kafka_t) -> String {
+    // SAFETY: null or a text of librdkafka's allocator that is ours, freed once
+    unsafe {
+        let id = c::rd_kafka_memberid(rk);
+        let member = text(id);
+        c::rd_kafka_mem_free(rk, id.cast());
+        member
     }
 }
 
