@@ -208,6 +208,12 @@ impl Config {
         topics
     }
 
+    /// Whether a journey can take `busdriver.route` to its end. A route that somebody has set is checked with all else;
+    /// the default only matters to who drives.
+    pub(crate) fn check_route(&self) -> Result<(), Misconfigured> {
+        check::route(self)
+    }
+
     /// Whether messages are counted in Redis.
     pub fn counters(&self) -> bool {
         match self.redis.counters {

@@ -275,18 +275,12 @@ fn what_is_wrong_in_the_file_is_told_on_one_line() {
             "metrobus.toml:3: busdriver.route names \"Nowhere\", which no stop here reads; add it to `stops`, \
              or name one of AddEmail, WhiteList, Log",
         ),
-        (
-            "contactpoint.topic = \"Mail\"",
-            "default of busdriver.route names \"AddEmail\", which no stop here reads; add it to `stops`, \
-             or name one of Mail, WhiteList, Log",
-        ),
         ("busdriver.route = []", "metrobus.toml:1: busdriver.route is empty, must name one stop or more"),
         (
             "busdriver.route = [\"Log\", \"Source\"]",
             "metrobus.toml:1: busdriver.route names \"Source\", which the busdriver reads: \
              the journey would never end",
         ),
-        ("limits.hops = 2", "default of busdriver.route names 3 stops, more than limits.hops allows, 2"),
         (
             "error_topic = \"Log\"",
             "metrobus.toml:1: error_topic is \"Log\", which logstop reads: its dead letters would come back",
@@ -452,6 +446,21 @@ fn a_role_reads_its_section_and_its_errors_name_the_key() {
     let config = load("", &[]).unwrap();
     assert_eq!(config.section::<Options>("nobody").unwrap_err().0, "nobody: there is no such section");
     assert_eq!(config.section::<Options>("logstop").unwrap_err().0, "logstop: missing field `cache`");
+}
+
+/// One that only reads its own topic needs no route.
+#[test]
+fn the_default_route_is_checked_where_it_is_driven() {
+    for (toml, wrong) in [
+        (
+            "contactpoint.topic = \"Mail\"",
+            "default of busdriver.route names \"AddEmail\", which no stop here reads; add it to `stops`, \
+             or name one of Mail, WhiteList, Log",
+        ),
+        ("limits.hops = 2", "default of busdriver.route names 3 stops, more than limits.hops allows, 2"),
+    ] {
+        assert_eq!(load(toml, &[]).unwrap().check_route().unwrap_err().0, wrong);
+    }
 }
 
 #[test]

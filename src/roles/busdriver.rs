@@ -24,6 +24,7 @@ struct Options {
 }
 
 fn build(context: &Context) -> anyhow::Result<Stop> {
+    context.config.check_route()?;
     let options: Options = context.config.section(ROLE.name)?;
     let handler = Busdriver { itinerary: Itinerary::new(&options.route) };
     Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()))
