@@ -1,7 +1,10 @@
 //! JSON text in slices: nothing is decoded that is not asked for, and everything keeps its spelling.
 //!
-//! [`check`] takes text that may be anything, by serde_json. [`fields`] and [`elements`] walk text that has been checked,
-//! so they need no more than to find where a value ends; given anything else they end early, and never panic.
+//! [`check`] takes text that may be anything, by serde_json; [`mod@scan`] takes most of what comes, faster. [`fields`] and
+//! [`elements`] walk text that has been checked, so they need no more than to find where a value ends; given anything
+//! else they end early, and never panic.
+
+pub(crate) mod scan;
 
 use std::{borrow::Cow, fmt};
 
@@ -11,6 +14,75 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
+
+use scan::Field;
+
+/// A checked value that should be an object: its text, and its fields where a scan has taken them down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Object<'a> {
+    raw: &'a str,
+    scanned: Option<(&'a str, &'a [Field])>,
+}
+
+impl<'a> Object<'a> {
+    /// The value `raw`, to be walked.
+    pub fn new(raw: &'a str) -> Self {
+        Self { raw, scanned: None }
+    }
+
+    pub fn if_object(self) -> Option<Self> {
+        self.raw.starts_with('{').then_some(self)
+    }
+
+    /// The same with its fields in `whole`, the text that was scanned.
+    pub fn scanned(self, whole: &'a str, fields: &'a [Field]) -> Self {
+        Self { scanned: Some((whole, fields)), ..self }
+    }
+
+    pub fn raw(&self) -> &'a str {
+        self.raw
+    }
+
+    /// Calls `each` with every key and value, as they are spelt.
+    pub fn each(&self, mut each: impl FnMut(Key<'a>, &'a str)) {
+        match self.scanned {
+            None => fields(self.raw, |key, value| each(Key::new(key, false), value)),
+            Some((whole, fields)) => fields.iter().for_each(|field| {
+                let (key, value) = field.of(whole);
+                each(key, value);
+            }),
+        }
+    }
+}
+
+/// A key as it is spelt, with its quotes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key<'a> {
+    raw: &'a str,
+    /// It is known to have no escapes.
+    plain: bool,
+}
+
+impl<'a> Key<'a> {
+    fn new(raw: &'a str, plain: bool) -> Self {
+        Self { raw, plain }
+    }
+
+    pub fn raw(&self) -> &'a str {
+        self.raw
+    }
+
+    /// Whether it spells `name`.
+    pub fn is(&self, name: &str) -> bool {
+        let plain = || self.raw.as_bytes().get(1..self.raw.len() - 1) == Some(name.as_bytes());
+        if self.plain { plain() } else { is_key(self.raw, name) }
+    }
+
+    /// What it spells, where that is not simply what stands there.
+    pub fn escaped(&self) -> Option<Cow<'a, str>> {
+        if self.plain { None } else { text(self.raw).filter(|text| matches!(text, Cow::Owned(_))) }
+    }
+}
 
 /// Checks that `json` is one JSON object, and calls `each` with its keys and values as they are spelt.
 pub(crate) fn check<'a>(json: &'a str, each: impl FnMut(&'a str, &'a str)) -> serde_json::Result<()> {
@@ -148,7 +220,11 @@ pub(crate) fn text(json: &str) -> Option<Cow<'_, str>> {
 /// Whether the JSON text `key` spells `name`.
 pub(crate) fn is_key(key: &str, name: &str) -> bool {
     let Some(inner) = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')) else { return false };
-    if inner.contains('\\') { text(key).is_some_and(|key| key == name) } else { inner == name }
+    // What has escapes is longer than what it spells
+    if inner.len() > name.len() && inner.contains('\\') {
+        return text(key).is_some_and(|key| key == name);
+    }
+    inner == name && !name.contains('\\')
 }
 
 /// Where `part`, a slice of `whole`, begins in it, in bytes.
@@ -160,7 +236,10 @@ pub(crate) fn offset(whole: &str, part: &str) -> usize {
 mod tests {
     use proptest::{collection::vec, prelude::*};
 
-    use super::*;
+    use super::{
+        scan::{Tape, scan},
+        *,
+    };
 
     /// JSON of all kinds, with white space wherever it may stand.
     fn json() -> impl Strategy<Value = String> {
@@ -181,11 +260,34 @@ mod tests {
 
     proptest! {
         #[test]
-        fn walking_finds_what_checking_finds(json in json()) {
+        fn walking_and_scanning_find_what_checking_finds(json in json()) {
             let (mut checked, mut walked) = (Vec::new(), Vec::new());
             if check(&json, |key, value| checked.push((key, value))).is_ok() {
+                let (mut tape, mut scanned) = (Tape::default(), Vec::new());
+                let named = |name: &str| checked.iter().filter(|(key, _)| is_key(key, name)).count();
+                let Some(found) = scan(&json, 128, ["a", "b"], &mut tape) else {
+                    let escaped = checked.iter().any(|(key, _)| key.contains('\\'));
+                    prop_assert!(escaped || named("a") > 1 || named("b") > 1, "{json}");
+                    return Ok(());
+                };
                 fields(&json, |key, value| walked.push((key, value)));
-                prop_assert_eq!(checked, walked);
+                let object = Object::new(&json).scanned(&json, tape.fields(&found.fields));
+                object.each(|key, value| scanned.push((key.raw(), value)));
+                prop_assert_eq!(&checked, &walked);
+                prop_assert_eq!(&checked, &scanned);
+                for (name, named) in ["\"a\"", "\"b\""].iter().zip(&found.named) {
+                    let of_name = walked.iter().find(|(key, _)| key == name);
+                    prop_assert_eq!(of_name.map(|(_, value)| *value), named.as_ref().map(|named| named.of(&json)));
+                    let Some((value, fields_of)) = named.as_ref().and_then(|n| Some((n.of(&json), n.fields.as_ref()?)))
+                    else { continue };
+                    let (mut scanned, mut walked) = (Vec::new(), Vec::new());
+                    fields(value, |key, value| walked.push((key, value)));
+                    tape.fields(fields_of).iter().for_each(|field| {
+                        let (key, value) = field.of(&json);
+                        scanned.push((key.raw(), value));
+                    });
+                    prop_assert_eq!(scanned, walked);
+                }
             } else if let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(&json) {
                 let mut walked = Vec::new();
                 elements(&json, |element| walked.push(element));

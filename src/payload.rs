@@ -4,49 +4,115 @@
 //! Keys are compared as JSON text, so `"em\u0061il"` is `email`. Where a key occurs twice, the last one counts, as in
 //! Python and JavaScript, and setting it replaces every occurrence, so that no reader downstream sees the old value.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use serde::Serialize;
+use smallvec::SmallVec;
 
-use crate::json::{fields, is_key, offset, text};
+use crate::json::{Key, Object, offset, text};
 
 /// A JSON object that fields can be read from and set in.
 #[derive(Clone, Debug)]
 pub struct Payload<'a> {
-    raw: &'a str,
-    edits: Vec<Edit>,
+    object: Object<'a>,
+    edits: Edits,
+}
+
+/// What was set since the object arrived: `"name":value` in JSON, one after another. Most messages get one field at a
+/// stop, which costs no allocation.
+#[derive(Clone, Debug, Default)]
+struct Edits {
+    json: SmallVec<[u8; 64]>,
+    each: SmallVec<[Edit; 1]>,
 }
 
 #[derive(Clone, Debug)]
 struct Edit {
-    name: String,
-    /// The value as JSON text.
-    value: String,
+    /// Where in `json` the key lies, with its quotes, and the value.
+    key: Range<u32>,
+    value: Range<u32>,
+}
+
+impl Edits {
+    fn key(&self, edit: &Edit) -> &[u8] {
+        &self.json[edit.key.start as usize..edit.key.end as usize]
+    }
+
+    fn value(&self, edit: &Edit) -> &[u8] {
+        &self.json[edit.value.start as usize..edit.value.end as usize]
+    }
+
+    /// The edit of the field whose key is spelt `key` somewhere.
+    fn position(&self, key: Key<'_>) -> Option<usize> {
+        // Ours is spelt in one way, theirs may be in another
+        let spells = key.escaped();
+        self.each.iter().position(|edit| {
+            let own = self.key(edit);
+            own == key.raw().as_bytes() || (spells.is_some() && spells == text_of(own))
+        })
+    }
+
+    fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> serde_json::Result<()> {
+        let start = self.json.len();
+        let written = self.write(name, value);
+        let Ok(edit) = written else {
+            self.json.truncate(start);
+            return written.map(drop);
+        };
+        let same = self.each.iter().position(|other| self.key(other) == self.key(&edit));
+        match same {
+            Some(index) => self.each[index] = edit,
+            None => self.each.push(edit),
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> serde_json::Result<Edit> {
+        let start = self.json.len() as u32;
+        serde_json::to_writer(&mut self.json, name)?;
+        let end = self.json.len() as u32;
+        self.json.push(b':');
+        serde_json::to_writer(&mut self.json, value)?;
+        Ok(Edit { key: start..end, value: end + 1..self.json.len() as u32 })
+    }
+}
+
+fn text_of(json: &[u8]) -> Option<Cow<'_, str>> {
+    text(std::str::from_utf8(json).ok()?)
 }
 
 impl<'a> Payload<'a> {
     /// Takes the text of a JSON value that has been checked to be JSON; `None` where it is not an object.
     pub(crate) fn new(raw: &'a str) -> Option<Self> {
-        raw.starts_with('{').then_some(Self { raw, edits: Vec::new() })
+        Object::new(raw).if_object().map(Self::of)
+    }
+
+    /// Takes what has been checked to be an object.
+    pub(crate) fn of(object: Object<'a>) -> Self {
+        Self { object, edits: Edits::default() }
     }
 
     /// The bytes as they arrived, without what was set since.
     pub fn raw(&self) -> &'a str {
-        self.raw
+        self.object.raw()
     }
 
     /// The value of the field `name` as JSON text, spelt as it arrived; `None` where there is no such field.
     pub fn get(&self, name: &str) -> Option<Cow<'a, str>> {
-        if let Some(edit) = self.edits.iter().find(|edit| edit.name == name) {
-            return Some(Cow::Owned(edit.value.clone()));
+        if let Some(edit) = self.edited(name) {
+            return Some(Cow::Owned(String::from_utf8_lossy(self.edits.value(edit)).into_owned()));
         }
         let mut found = None;
-        fields(self.raw, |key, value| {
-            if is_key(key, name) {
+        self.object.each(|key, value| {
+            if key.is(name) {
                 found = Some(value);
             }
         });
         found.map(Cow::Borrowed)
+    }
+
+    fn edited(&self, name: &str) -> Option<&Edit> {
+        self.edits.each.iter().find(|edit| text_of(self.edits.key(edit)).is_some_and(|own| own == name))
     }
 
     /// The field `name` where it is text; `None` where it is missing, something else, or not valid Unicode.
@@ -60,53 +126,35 @@ impl<'a> Payload<'a> {
     /// Sets the field `name`: its value is replaced where it exists, else it is appended. Fails where `value` cannot
     /// be written as JSON.
     pub fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> serde_json::Result<()> {
-        let value = serde_json::to_string(value)?;
-        match self.edits.iter_mut().find(|edit| edit.name == name) {
-            Some(edit) => edit.value = value,
-            None => self.edits.push(Edit { name: name.to_owned(), value }),
-        }
-        Ok(())
+        self.edits.set(name, value)
     }
 
     /// Appends the object as it is now to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
+        let (raw, edits) = (self.raw(), &self.edits);
         let mut copied = 0;
-        let mut replaced = [false; 32];
-        if !self.edits.is_empty() {
-            fields(self.raw, |key, value| {
-                let Some(index) = self.edits.iter().position(|edit| is_key(key, &edit.name)) else { return };
-                let start = offset(self.raw, value);
-                out.extend_from_slice(&self.raw.as_bytes()[copied..start]);
-                out.extend_from_slice(self.edits[index].value.as_bytes());
+        let mut replaced: SmallVec<[bool; 8]> = SmallVec::from_elem(false, edits.each.len());
+        if !edits.each.is_empty() {
+            self.object.each(|key, value| {
+                let Some(index) = edits.position(key) else { return };
+                let start = offset(raw, value);
+                out.extend_from_slice(&raw.as_bytes()[copied..start]);
+                out.extend_from_slice(edits.value(&edits.each[index]));
                 copied = start + value.len();
-                if let Some(replaced) = replaced.get_mut(index) {
-                    *replaced = true;
-                }
+                replaced[index] = true;
             });
         }
-        let Some(body) = self.raw[copied..].strip_suffix('}') else { return };
+        let Some(body) = raw[copied..].strip_suffix('}') else { return };
         out.extend_from_slice(body.as_bytes());
-        let mut separate = !self.raw[1..self.raw.len() - 1].trim_ascii().is_empty();
-        for (index, edit) in self.edits.iter().enumerate() {
-            if replaced.get(index).copied().unwrap_or_else(|| self.has(&edit.name)) {
-                continue;
-            }
+        let mut separate = !raw[1..raw.len() - 1].trim_ascii().is_empty();
+        for (edit, _) in edits.each.iter().zip(replaced).filter(|(_, replaced)| !replaced) {
             if separate {
-                out.extend_from_slice(b",");
+                out.push(b',');
             }
             separate = true;
-            // A key is text, so it can always be written
-            let _ = serde_json::to_writer(&mut *out, &edit.name);
-            out.push(b':');
-            out.extend_from_slice(edit.value.as_bytes());
+            out.extend_from_slice(&edits.json[edit.key.start as usize..edit.value.end as usize]);
         }
         out.push(b'}');
-    }
-
-    fn has(&self, name: &str) -> bool {
-        let mut has = false;
-        fields(self.raw, |key, _| has |= is_key(key, name));
-        has
     }
 }
 

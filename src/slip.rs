@@ -13,7 +13,11 @@ use uuid::Uuid;
 
 use crate::{
     bus::{Record, Topic},
-    json::{check, elements, fields, is_key, offset, text},
+    json::{
+        Object, check, elements, is_key, offset,
+        scan::{Scanned, Tape, scan},
+        text,
+    },
     payload::Payload,
 };
 
@@ -51,7 +55,7 @@ impl Stops {
         self.0.iter()
     }
 
-    /// The stop that the JSON string `json` names.
+    /// The stop that the JSON text `json` names.
     fn find(&self, json: &str) -> Option<&Topic> {
         self.0.iter().find(|topic| is_key(json, topic.as_str()))
     }
@@ -123,36 +127,51 @@ pub struct Message<'a> {
 struct Slip<'a> {
     header: &'a str,
     route: List<'a>,
-    next: Option<Topic>,
+    next: Option<&'a Topic>,
     history: Option<List<'a>>,
     id: Option<&'a str>,
 }
 
 impl<'a> Message<'a> {
     /// Takes a record's value apart at a stop on its way. Its slip may name `stops` only.
-    pub fn parse(record: Record<'a>, limits: &Limits, stops: &Stops) -> Result<Self, Malformed> {
-        let (whole, parts) = split(record.value, limits)?;
-        let (Some(header), Some(payload)) = (parts.header, parts.payload) else {
-            return Self::bare(record, whole, whole).ok_or(Malformed::NotObject);
-        };
-        let slip = Slip::parse(header, limits, stops)?;
-        let mut message = Self::bare(record, whole, payload).ok_or(Malformed::PayloadNotObject)?;
-        message.slip = Some(slip);
-        Ok(message)
+    pub fn parse(record: Record<'a>, limits: &Limits, stops: &'a Stops) -> Result<Self, Malformed> {
+        let checked = Checked::new(record.value, limits, &mut Tape::default())?;
+        Self::on_its_way(record, Parts::new(&checked, None)?, limits, stops)
     }
 
     /// Takes a record's value apart where journeys begin: whatever header it brings is not looked at, only its
     /// payload counts.
     pub fn parse_untrusted(record: Record<'a>, limits: &Limits) -> Result<Self, Malformed> {
-        let (whole, parts) = split(record.value, limits)?;
-        match (parts.header, parts.payload) {
-            (Some(_), Some(payload)) => Self::bare(record, whole, payload).ok_or(Malformed::PayloadNotObject),
-            _ => Self::bare(record, whole, whole).ok_or(Malformed::NotObject),
-        }
+        let checked = Checked::new(record.value, limits, &mut Tape::default())?;
+        Self::at_its_beginning(record, Parts::new(&checked, None)?)
     }
 
-    fn bare(record: Record<'a>, whole: &'a str, payload: &'a str) -> Option<Self> {
-        Some(Self { record, payload: Payload::new(payload)?, whole, slip: None, departure: None })
+    /// [`Message::parse`] of a value that has been checked.
+    pub(crate) fn on_its_way(
+        record: Record<'a>,
+        parts: Parts<'a>,
+        limits: &Limits,
+        stops: &'a Stops,
+    ) -> Result<Self, Malformed> {
+        let (Some(header), Some(payload)) = (parts.header, parts.payload) else {
+            return Ok(Self::bare(record, &parts, parts.own));
+        };
+        let slip = Some(Slip::parse(header, limits, stops)?);
+        let payload = payload.if_object().ok_or(Malformed::PayloadNotObject)?;
+        Ok(Self { slip, ..Self::bare(record, &parts, payload) })
+    }
+
+    /// [`Message::parse_untrusted`] of a value that has been checked.
+    pub(crate) fn at_its_beginning(record: Record<'a>, parts: Parts<'a>) -> Result<Self, Malformed> {
+        let payload = match (&parts.header, &parts.payload) {
+            (Some(_), Some(payload)) => payload.if_object().ok_or(Malformed::PayloadNotObject)?,
+            _ => parts.own,
+        };
+        Ok(Self::bare(record, &parts, payload))
+    }
+
+    fn bare(record: Record<'a>, parts: &Parts<'a>, payload: Object<'a>) -> Self {
+        Self { record, payload: Payload::of(payload), whole: parts.own.raw(), slip: None, departure: None }
     }
 
     /// The whole value as it arrived.
@@ -175,7 +194,7 @@ impl<'a> Message<'a> {
     pub fn next_stop(&self) -> Option<&Topic> {
         match &self.departure {
             Some((itinerary, _)) => itinerary.stops.first(),
-            None => self.slip.as_ref()?.next.as_ref(),
+            None => self.slip.as_ref()?.next,
         }
     }
 
@@ -207,44 +226,73 @@ impl<'a> Message<'a> {
     }
 }
 
-#[derive(Default)]
-struct Parts<'a> {
-    header: Option<&'a str>,
-    payload: Option<&'a str>,
+/// A value that is one JSON object.
+pub(crate) struct Checked<'a> {
+    whole: &'a str,
+    /// Where its fields are on the tape; `None` where they are to be walked.
+    scanned: Option<Scanned>,
 }
 
-/// Checks a value for what every message must be, and finds header and payload.
-fn split<'a>(value: Option<&'a [u8]>, limits: &Limits) -> Result<(&'a str, Parts<'a>), Malformed> {
-    let value = value.ok_or(Malformed::Tombstone)?;
-    if value.len() > limits.message_bytes {
-        return Err(Malformed::TooLong { bytes: value.len(), limit: limits.message_bytes });
-    }
-    let whole = std::str::from_utf8(value).map_err(|error| Malformed::NotUtf8(error.valid_up_to()))?.trim_ascii();
-    if whole.is_empty() {
-        return Err(Malformed::Empty);
-    }
-    if deeper_than(whole, limits.depth) {
-        return Err(Malformed::TooDeep(limits.depth));
-    }
-    let (mut parts, mut twice) = (Parts::default(), None);
-    let parsed = check(whole, |key, value| {
-        let (name, part) = match key {
-            _ if is_key(key, "header") => ("header", &mut parts.header),
-            _ if is_key(key, "payload") => ("payload", &mut parts.payload),
-            _ => return,
-        };
-        if part.replace(value).is_some() {
-            twice = Some(name);
+impl<'a> Checked<'a> {
+    /// Checks a value for what every message must be; `tape` takes its fields down.
+    pub fn new(value: Option<&'a [u8]>, limits: &Limits, tape: &mut Tape) -> Result<Self, Malformed> {
+        let value = value.ok_or(Malformed::Tombstone)?;
+        if value.len() > limits.message_bytes {
+            return Err(Malformed::TooLong { bytes: value.len(), limit: limits.message_bytes });
         }
-    });
-    match (parsed, twice) {
-        (Ok(()), None) => Ok((whole, parts)),
-        (Ok(()), Some(name)) => Err(Malformed::Twice(name)),
-        (Err(error), _) if error.is_data() => match serde_json::from_str::<&RawValue>(whole) {
-            Ok(_) => Err(Malformed::NotObject),
+        let whole = std::str::from_utf8(value).map_err(|error| Malformed::NotUtf8(error.valid_up_to()))?.trim_ascii();
+        if let Some(scanned) = scan(whole, limits.depth, PARTS, tape) {
+            return Ok(Self { whole, scanned: Some(scanned) });
+        }
+        if whole.is_empty() {
+            return Err(Malformed::Empty);
+        }
+        if deeper_than(whole, limits.depth) {
+            return Err(Malformed::TooDeep(limits.depth));
+        }
+        match check(whole, |_, _| ()) {
+            Ok(()) => Ok(Self { whole, scanned: None }),
+            Err(error) if error.is_data() => match serde_json::from_str::<&RawValue>(whole) {
+                Ok(_) => Err(Malformed::NotObject),
+                Err(error) => Err(Malformed::NotJson(error.to_string())),
+            },
             Err(error) => Err(Malformed::NotJson(error.to_string())),
-        },
-        (Err(error), _) => Err(Malformed::NotJson(error.to_string())),
+        }
+    }
+}
+
+/// The fields that make a value a message with a slip.
+const PARTS: [&str; 2] = ["header", "payload"];
+
+/// A value, and its header and payload where it has them.
+pub(crate) struct Parts<'a> {
+    own: Object<'a>,
+    header: Option<Object<'a>>,
+    payload: Option<Object<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    /// Finds header and payload, by `tape` where it is the one that the value was checked with.
+    pub fn new(checked: &Checked<'a>, tape: Option<&'a Tape>) -> Result<Self, Malformed> {
+        let whole = checked.whole;
+        let own = Object::new(whole);
+        if let Some((scanned, tape)) = checked.scanned.as_ref().zip(tape) {
+            let [header, payload] = scanned.named.each_ref().map(|named| {
+                let named = named.as_ref()?;
+                let (object, fields) = (Object::new(named.of(whole)), named.fields.as_ref());
+                Some(fields.map_or(object, |fields| object.scanned(whole, tape.fields(fields))))
+            });
+            return Ok(Self { own: own.scanned(whole, tape.fields(&scanned.fields)), header, payload });
+        }
+        let (mut parts, mut twice) = ([None; 2], None);
+        own.each(|key, value| {
+            let Some(index) = PARTS.iter().position(|name| key.is(name)) else { return };
+            if parts[index].replace(Object::new(value)).is_some() {
+                twice = Some(PARTS[index]);
+            }
+        });
+        let [header, payload] = parts;
+        twice.map_or(Ok(Self { own, header, payload }), |name| Err(Malformed::Twice(name)))
     }
 }
 
@@ -271,18 +319,19 @@ fn deeper_than(text: &str, limit: usize) -> bool {
     false
 }
 
+fn broken(reason: &str) -> Malformed {
+    Malformed::Slip(reason.to_owned())
+}
+
 impl<'a> Slip<'a> {
-    fn parse(header: &'a str, limits: &Limits, stops: &Stops) -> Result<Self, Malformed> {
-        let broken = |reason: &str| Malformed::Slip(reason.to_owned());
-        if !header.starts_with('{') {
-            return Err(broken("header is not an object"));
-        }
+    fn parse(header: Object<'a>, limits: &Limits, stops: &'a Stops) -> Result<Self, Malformed> {
+        let header = header.if_object().ok_or_else(|| broken("header is not an object"))?;
         let (mut route, mut history, mut id, mut twice) = (None, None, None, None);
-        fields(header, |key, value| {
+        header.each(|key, value| {
             let (name, field) = match key {
-                _ if is_key(key, "route") => ("route", &mut route),
-                _ if is_key(key, "historical_route") => ("historical_route", &mut history),
-                _ if is_key(key, "id") => ("id", &mut id),
+                _ if key.is("route") => ("route", &mut route),
+                _ if key.is("historical_route") => ("historical_route", &mut history),
+                _ if key.is("id") => ("id", &mut id),
                 _ => return,
             };
             if field.replace(value).is_some() {
@@ -308,7 +357,7 @@ impl<'a> Slip<'a> {
         if let Some(stop) = unknown {
             return Err(Malformed::UnknownStop(text(stop).unwrap_or_default().chars().take(100).collect()));
         }
-        Ok(Self { header, route, next: next.cloned(), history, id })
+        Ok(Self { header: header.raw(), route, next, history, id })
     }
 
     /// Appends the header, its route shorter and its history longer by one stop.
@@ -430,6 +479,8 @@ impl Itinerary {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -440,8 +491,9 @@ mod tests {
         Topic::new(name).unwrap()
     }
 
-    fn stops() -> Stops {
-        Stops::new(["AddEmail", "WhiteList", "Log"].map(topic))
+    fn stops() -> &'static Stops {
+        static STOPS: LazyLock<Stops> = LazyLock::new(|| Stops::new(["AddEmail", "WhiteList", "Log"].map(topic)));
+        &STOPS
     }
 
     fn record(value: Option<&[u8]>) -> Record<'_> {
@@ -449,13 +501,23 @@ mod tests {
     }
 
     fn parse(value: &str) -> Result<Message<'_>, Malformed> {
-        Message::parse(record(Some(value.as_bytes())), &Limits::default(), &stops())
+        Message::parse(record(Some(value.as_bytes())), &Limits::default(), stops())
+    }
+
+    /// The same as the stop's loop does it.
+    fn parse_scanned<'a>(value: &'a str, tape: &'a mut Tape) -> Result<Message<'a>, Malformed> {
+        let (record, limits) = (record(Some(value.as_bytes())), Limits::default());
+        let checked = Checked::new(record.value, &limits, tape)?;
+        Message::on_its_way(record, Parts::new(&checked, Some(tape))?, &limits, stops())
     }
 
     fn advanced(value: &str) -> (Option<String>, String) {
-        let message = parse(value).unwrap();
         let mut out = Vec::new();
+        let message = parse(value).unwrap();
         message.write_next(&mut out);
+        let mut scanned = Vec::new();
+        parse_scanned(value, &mut Tape::default()).unwrap().write_next(&mut scanned);
+        assert_eq!(scanned, out, "{value}");
         (message.next_stop().map(Topic::to_string), String::from_utf8(out).unwrap())
     }
 
@@ -514,15 +576,17 @@ mod tests {
         ];
         for (value, reason) in cases {
             assert_eq!(parse(value).unwrap_err().to_string(), reason, "{value:.100}");
+            let mut tape = Tape::default();
+            assert_eq!(parse_scanned(value, &mut tape).unwrap_err().to_string(), reason, "{value:.100}");
         }
         let limits = Limits::default();
-        assert_eq!(Message::parse(record(None), &limits, &stops()).unwrap_err(), Malformed::Tombstone);
+        assert_eq!(Message::parse(record(None), &limits, stops()).unwrap_err(), Malformed::Tombstone);
         assert_eq!(
-            Message::parse(record(Some(b"{\"a\":\"\xff\"}")), &limits, &stops()).unwrap_err(),
+            Message::parse(record(Some(b"{\"a\":\"\xff\"}")), &limits, stops()).unwrap_err(),
             Malformed::NotUtf8(6)
         );
         let long = vec![b' '; limits.message_bytes + 1];
-        let reason = Message::parse(record(Some(&long)), &limits, &stops()).unwrap_err().to_string();
+        let reason = Message::parse(record(Some(&long)), &limits, stops()).unwrap_err().to_string();
         assert_eq!(reason, "10485761 bytes, more than limits.message_bytes = 10485760");
     }
 
@@ -564,7 +628,7 @@ mod tests {
             first.write_next(&mut value);
             let mut travelled = vec![first.next_stop().unwrap().to_string()];
             for _ in 0..hops {
-                let message = Message::parse(record(Some(&value)), &Limits::default(), &stops()).unwrap();
+                let message = Message::parse(record(Some(&value)), &Limits::default(), stops()).unwrap();
                 let Some(next) = message.next_stop() else { break };
                 travelled.push(next.to_string());
                 let mut out = Vec::new();
@@ -584,7 +648,7 @@ mod tests {
         fn no_input_panics(value in proptest::collection::vec(any::<u8>(), 0..200), text in r#"[\[\]{}":,\\a-c0-9 ]{0,60}"#) {
             let limits = Limits { message_bytes: 150, hops: 3, depth: 4 };
             for value in [&value[..], text.as_bytes()] {
-                if let Ok(message) = Message::parse(record(Some(value)), &limits, &stops()) {
+                if let Ok(message) = Message::parse(record(Some(value)), &limits, stops()) {
                     message.write_next(&mut Vec::new());
                 }
                 let _ = Message::parse_untrusted(record(Some(value)), &limits);

@@ -182,7 +182,8 @@ enum Field {
 
 struct Output {
     input: usize,
-    topic: Topic,
+    /// Index in the topics of the outbox.
+    topic: usize,
     /// Key and timestamp always travel along; a new record (no input) brings its own.
     key: Field,
     headers: Field,
@@ -195,6 +196,7 @@ struct Output {
 pub struct Outbox {
     buffer: Vec<u8>,
     outputs: Vec<Output>,
+    topics: Vec<Topic>,
 }
 
 /// One output, its fields resolved.
@@ -214,6 +216,20 @@ impl Outbox {
     pub fn clear(&mut self) {
         self.buffer.clear();
         self.outputs.clear();
+        self.topics.clear();
+    }
+
+    /// The topics that its outputs go to, each once; more where an output was taken back.
+    pub fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    fn topic(&mut self, topic: &Topic) -> usize {
+        // Few, and mostly the one of the last time
+        self.topics.iter().rposition(|known| known == topic).unwrap_or_else(|| {
+            self.topics.push(topic.clone());
+            self.topics.len() - 1
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -231,9 +247,10 @@ impl Outbox {
         write(&mut self.buffer);
         let value = start..self.buffer.len();
         let size = value.len();
+        let topic = self.topic(topic);
         self.outputs.push(Output {
             input,
-            topic: topic.clone(),
+            topic,
             key: Field::Input,
             headers: Field::Input,
             value: Field::Own(Some(value)),
@@ -247,9 +264,10 @@ impl Outbox {
         let start = self.buffer.len();
         write(&mut self.buffer);
         let headers = start..self.buffer.len();
+        let topic = self.topic(topic);
         self.outputs.push(Output {
             input,
-            topic: topic.clone(),
+            topic,
             key: Field::Input,
             headers: Field::Own(Some(headers)),
             value: Field::Input,
@@ -261,9 +279,10 @@ impl Outbox {
     pub fn publish(&mut self, topic: &Topic, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
         let key = append(&mut self.buffer, key);
         let value = append(&mut self.buffer, value);
+        let topic = self.topic(topic);
         self.outputs.push(Output {
             input: 0,
-            topic: topic.clone(),
+            topic,
             key: Field::Own(key),
             headers: Field::Own(None),
             value: Field::Own(value),
@@ -282,17 +301,19 @@ impl Outbox {
     }
 
     fn resolve<'a>(&'a self, output: &'a Output, batch: &'a Batch) -> OutputRef<'a> {
-        let field = |field: &'a Field, input: fn(Record<'a>) -> Option<&'a [u8]>| match field {
-            Field::Input => input(batch.get(output.input)),
+        // New records have no input
+        let input = (output.input < batch.len()).then(|| batch.get(output.input));
+        let field = |field: &'a Field, of_input: Option<&'a [u8]>| match field {
+            Field::Input => of_input,
             Field::Own(span) => slice(&self.buffer, span),
         };
         OutputRef {
             input: output.input,
-            topic: &output.topic,
-            timestamp: output.timestamp.unwrap_or_else(|| batch.get(output.input).timestamp),
-            key: field(&output.key, |input| input.key),
-            headers: Headers(field(&output.headers, |input| Some(input.headers.encoded())).unwrap_or_default()),
-            value: field(&output.value, |input| input.value),
+            topic: &self.topics[output.topic],
+            timestamp: output.timestamp.or(input.map(|input| input.timestamp)).unwrap_or(-1),
+            key: field(&output.key, input.and_then(|input| input.key)),
+            headers: Headers(field(&output.headers, input.map(|input| input.headers.encoded())).unwrap_or_default()),
+            value: field(&output.value, input.and_then(|input| input.value)),
         }
     }
 }

@@ -68,9 +68,7 @@ impl Lookup for Map {
     fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()> {
         let table = self.0.current.load();
         values.clear();
-        for key in keys.iter() {
-            values.push(key.and_then(|key| table.get(key)).map_or(Value::Missing, Value::Found));
-        }
+        table.get_all(keys, |value| values.push(value.map_or(Value::Missing, Value::Found)));
         Ok(())
     }
 }
@@ -79,7 +77,7 @@ impl Membership for Set {
     fn contains(&mut self, keys: &Keys, listed: &mut Vec<bool>) -> anyhow::Result<()> {
         let table = self.0.current.load();
         listed.clear();
-        listed.extend(keys.iter().map(|key| key.is_some_and(|key| table.get(key).is_some())));
+        table.get_all(keys, |value| listed.push(value.is_some()));
         Ok(())
     }
 }

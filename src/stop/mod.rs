@@ -20,13 +20,14 @@ use tracing::{debug, info, warn};
 
 use crate::{
     backoff::{Absence, persist, waits},
-    bus::{Batch, Bus, BusError, Outbox, Record, Subscription, Topic},
+    bus::{Batch, Bus, BusError, Outbox, Subscription, Topic},
     config::Config,
     dead_letter::{DeadLetters, now_ms},
     drain::Member,
     handler::{Broken, Handler, Verdict},
+    json::scan::Tape,
     shutdown::Shutdown,
-    slip::{Limits, Malformed, Message, Stops},
+    slip::{Checked, Limits, Message, Parts, Stops},
     stats::{Reason, SharedStats, Tally, tally},
 };
 
@@ -203,6 +204,7 @@ impl Stop {
         shutdown: &Shutdown,
     ) -> anyhow::Result<()> {
         let wait = if self.drain.is_some() { DRAIN_POLL } else { POLL };
+        let mut scratch = Scratch::default();
         while !shutdown.requested() {
             let polled = persist("the bus", None, shutdown, || subscription.poll(self.settings.batch, wait))?;
             let Some(batch) = polled else { break };
@@ -212,7 +214,7 @@ impl Stop {
                 if let Some(drain) = &self.drain {
                     drain.active();
                 }
-                self.carry(&Arc::new(batch), subscription, shutdown)?;
+                self.carry(&Arc::new(batch), &mut scratch, subscription, shutdown)?;
             } else if self.nothing_left(subscription)? {
                 break;
             }
@@ -243,21 +245,21 @@ impl Stop {
     fn carry(
         &mut self,
         batch: &Arc<Batch>,
+        scratch: &mut Scratch,
         subscription: &mut dyn Subscription,
         shutdown: &Shutdown,
     ) -> anyhow::Result<()> {
         let (mut from, mut attempt, mut alone_until) = (0, 1, 0);
         let mut retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
         let mut absence: Option<Absence> = None;
-        let mut outbox = Outbox::default();
         while from < batch.len() {
             let until = if from < alone_until { from + 1 } else { batch.len() };
-            let judged = match self.judge(batch, from..until, attempt, &mut outbox) {
+            let judged = match self.judge(batch, from..until, attempt, scratch) {
                 Judged::Up { to, tally, retry } => {
                     if let Some(absence) = absence.take() {
                         absence.over();
                     }
-                    self.settle(batch, from..to, &outbox, subscription, shutdown)?;
+                    self.settle(batch, from..to, &scratch.outbox, subscription, shutdown)?;
                     self.stats.lock().add(&tally, now_ms());
                     if let Some(on_read) = self.on_read.as_ref().filter(|_| tally.read > 0) {
                         on_read(tally.read);
@@ -332,14 +334,25 @@ impl Stop {
         }
     }
 
-    /// Handles `range` of a batch, the first message for the `attempt`-th time, and fills `outbox` with what comes of
+    /// Handles `range` of a batch, the first message for the `attempt`-th time, and fills the outbox with what comes of
     /// it, up to the first message that is to be tried again.
-    fn judge(&mut self, batch: &Batch, range: std::ops::Range<usize>, attempt: u32, outbox: &mut Outbox) -> Judged {
+    fn judge(&mut self, batch: &Batch, range: std::ops::Range<usize>, attempt: u32, scratch: &mut Scratch) -> Judged {
+        let (limits, stops) = (self.settings.limits, Arc::clone(&self.settings.stops));
+        let Scratch { tape, outbox } = scratch;
+        tape.clear();
         outbox.clear();
+        let checked: Vec<_> = range.clone().map(|index| Checked::new(batch.get(index).value, &limits, tape)).collect();
         let mut messages = Vec::with_capacity(range.len());
         let mut malformed = Vec::new();
-        for index in range.clone() {
-            match self.parse(batch.get(index)) {
+        for (index, checked) in range.clone().zip(checked) {
+            let message = checked.and_then(|checked| {
+                let (record, parts) = (batch.get(index), Parts::new(&checked, Some(tape))?);
+                match self.handler.begins_journeys() {
+                    true => Message::at_its_beginning(record, parts),
+                    false => Message::on_its_way(record, parts, &limits, &stops),
+                }
+            });
+            match message {
                 Ok(message) => messages.push(message),
                 Err(reason) => malformed.push((index, reason)),
             }
@@ -372,14 +385,6 @@ impl Stop {
             self.carry_out(index, message, verdict, tries, outbox, &mut counts);
         }
         Judged::Up { to: range.end, tally: counts, retry: None }
-    }
-
-    fn parse<'a>(&self, record: Record<'a>) -> Result<Message<'a>, Malformed> {
-        if self.handler.begins_journeys() {
-            Message::parse_untrusted(record, &self.settings.limits)
-        } else {
-            Message::parse(record, &self.settings.limits, &self.settings.stops)
-        }
     }
 
     fn ask(&mut self, messages: &mut [Message<'_>]) -> Answer {
@@ -441,6 +446,13 @@ fn label(reason: Reason) -> Reason {
         Reason::Owned(text) => text.split(':').next().unwrap_or_default().trim_end().to_owned().into(),
         fixed => fixed,
     }
+}
+
+/// What one batch leaves to the next: memory.
+#[derive(Default)]
+struct Scratch {
+    tape: Tape,
+    outbox: Outbox,
 }
 
 /// What came of handling a range of a batch.

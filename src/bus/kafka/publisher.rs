@@ -1,14 +1,18 @@
 //! New records, at any speed.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::anyhow;
 
-use super::{admin::Admin, raw::Error, sender::Sender, settings::Settings};
+use super::{
+    admin::Admin,
+    raw::Error,
+    sender::Sender,
+    settings::{Linger, Settings},
+};
 use crate::bus::{Batch, BusError, Outbox, Publisher};
 
 /// Longest wait of a call that may be repeated.
@@ -22,7 +26,11 @@ pub struct KafkaPublisher {
 
 impl KafkaPublisher {
     pub fn open(settings: &Arc<Settings>, admin: &Arc<Admin>) -> Result<Self, BusError> {
-        Ok(Self { settings: settings.clone(), sender: Sender::open(settings, admin, None)?, confirmed: 0 })
+        Ok(Self {
+            settings: settings.clone(),
+            sender: Sender::open(settings, admin, None, Linger::Short)?,
+            confirmed: 0,
+        })
     }
 
     fn serve(&mut self, wait: Duration) -> Result<(), BusError> {
@@ -68,14 +76,11 @@ impl Publisher for KafkaPublisher {
         if self.sender.is_recovering() && !self.wait(deadline)? {
             return self.waits();
         }
-        if !self.sender.knows(outbox.iter(&none).map(|output| output.topic)) {
-            let topics: BTreeSet<_> = outbox.iter(&none).map(|output| output.topic.clone()).collect();
-            if !self.sender.learn(&topics.into_iter().collect::<Vec<_>>())? {
-                if !self.wait(deadline)? {
-                    return self.waits();
-                }
-                self.sender.reopen()?;
+        if !self.sender.knows(outbox.topics().iter()) && !self.sender.learn(outbox.topics())? {
+            if !self.wait(deadline)? {
+                return self.waits();
             }
+            self.sender.reopen()?;
         }
         let bytes = outbox.iter(&none).map(|output| output.value.map_or(0, <[u8]>::len)).sum();
         if !self.sender.wait_for_room(outbox.len(), bytes, deadline).map_err(fatal)? {

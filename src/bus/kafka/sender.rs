@@ -3,6 +3,11 @@
 //! At most [`MOST_RECORDS`] and [`MOST_BYTES`] are in flight; who brings more waits. Deliveries come in by
 //! [`Sender::serve`], which has to be called often.
 //!
+//! **Leaving.** An idempotent producer of librdkafka (2.12) has one round of requests in flight to a partition, and its
+//! thread spins while the records behind them are older than `linger.ms`: a fifth of a hop's processor time. So a stop's
+//! linger is long. Under load batches leave when they are full; when nothing more comes to read, the stop pushes what it
+//! has ([`Sender::push`]), so that a lone record leaves sooner than by any linger.
+//!
 //! **Too large.** A broker checks `max.message.bytes` of a topic against whole batches: one record that is too large fails
 //! its neighbours. So batches are kept below the smallest limit of the topics in use, and each record is compared with
 //! its topic's limit before it is sent. Where a limit was changed meanwhile, or something else is refused for good, the
@@ -20,7 +25,7 @@ use anyhow::anyhow;
 use super::{
     admin::Admin,
     raw::{Code, Delivery, Error, Outgoing, Producer},
-    settings::Settings,
+    settings::{Linger, Settings},
     size,
 };
 use crate::bus::{Batch, BusError, OutputRef, Record, Topic};
@@ -33,6 +38,7 @@ pub struct Sender {
     settings: Arc<Settings>,
     admin: Arc<Admin>,
     transactional_id: Option<String>,
+    linger: Linger,
     producer: Producer,
     topics: Vec<Target>,
     batch_bytes: usize,
@@ -85,14 +91,17 @@ impl Sender {
         settings: &Arc<Settings>,
         admin: &Arc<Admin>,
         transactional_id: Option<String>,
+        linger: Linger,
     ) -> Result<Self, BusError> {
         let batch_bytes = settings.batch_bytes(admin.smallest_limit());
-        let properties = settings.producer(transactional_id.as_deref(), batch_bytes);
+        let properties = settings.producer(transactional_id.as_deref(), batch_bytes, linger);
         let producer = Producer::new(&properties, &settings.health).map_err(|error| BusError::Fatal(anyhow!(error)))?;
         Ok(Self {
             settings: settings.clone(),
             admin: admin.clone(),
             transactional_id,
+            // Who sets another linger means it
+            linger: if settings.lingers() { Linger::Short } else { linger },
             producer,
             topics: Vec::new(),
             batch_bytes,
@@ -161,12 +170,15 @@ impl Sender {
     /// Makes the producer anew, for the limits that hold now. Nothing may be in flight that matters.
     pub fn reopen(&mut self) -> Result<(), BusError> {
         let known: Vec<_> = self.topics.iter().map(|target| target.topic.clone()).collect();
-        *self = Self::open(&self.settings, &self.admin, self.transactional_id.clone())?;
+        *self = Self::open(&self.settings, &self.admin, self.transactional_id.clone(), self.linger)?;
         self.learn(&known).map(drop)
     }
 
     /// Waits until `records` of `bytes` fit in; false where they do not until the deadline.
     pub fn wait_for_room(&mut self, records: usize, bytes: usize, deadline: Instant) -> Result<bool, Error> {
+        if records > MOST_RECORDS {
+            self.push();
+        }
         loop {
             let fits = self.flight.records + records <= MOST_RECORDS && self.flight.bytes + bytes <= MOST_BYTES;
             if fits || self.flight.records == 0 {
@@ -176,7 +188,7 @@ impl Sender {
             if now >= deadline {
                 return Ok(false);
             }
-            self.serve((deadline - now).min(Duration::from_millis(10)))?;
+            self.take((deadline - now).min(Duration::from_millis(10)))?;
         }
     }
 
@@ -212,8 +224,22 @@ impl Sender {
         Ok(())
     }
 
-    /// Takes deliveries in, having waited up to `wait` for the first. An error is fatal.
+    /// Sends what waits for company on its way, where something does.
+    pub fn push(&self) {
+        if self.linger == Linger::UntilPushed && self.flight.records > 0 {
+            self.producer.push();
+        }
+    }
+
+    /// Takes deliveries in, having pushed and waited up to `wait` for the first. An error is fatal.
     pub fn serve(&mut self, wait: Duration) -> Result<(), Error> {
+        if !wait.is_zero() {
+            self.push();
+        }
+        self.take(wait)
+    }
+
+    fn take(&mut self, wait: Duration) -> Result<(), Error> {
         let Self { producer, topics, flight, .. } = self;
         producer.deliveries(wait, |delivery| flight.take(delivery, topics)).map_or(Ok(()), Err)
     }

@@ -50,7 +50,6 @@ const CONSUMER: &[(&str, &str)] = &[
 const PRODUCER: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
-    ("linger.ms", "5"),
     ("message.max.bytes", LARGEST_MESSAGE),
     // As Kafka's Java clients and kafka-python place keys, so the order per key holds beside them
     ("partitioner", "murmur2_random"),
@@ -60,6 +59,27 @@ const PRODUCER: &[(&str, &str)] = &[
     // The end of a partition is that of all records, committed or not
     ("isolation.level", "read_uncommitted"),
 ];
+
+/// When records leave for the broker, where no property says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linger {
+    /// Some milliseconds after they were sent.
+    Short,
+    /// When they fill a batch, or are pushed (see [`super::sender`]); some tens of milliseconds later at the latest.
+    UntilPushed,
+}
+
+impl Linger {
+    fn millis(self) -> &'static str {
+        match self {
+            Self::Short => "5",
+            Self::UntilPushed => "50",
+        }
+    }
+}
+
+/// By either name.
+const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
 
 /// A batch on the wire is at most that long; `max.message.bytes` of a topic is 1048588 unless set.
 const BATCH_BYTES: usize = 1_000_000;
@@ -90,10 +110,10 @@ impl Settings {
         // What contradicts each other comes to light only when a client is made
         let quiet = Arc::new(Health::new(""));
         raw::Consumer::new("", &settings.group_member("t", false), &quiet).map_err(wrong)?;
-        raw::Producer::new(&settings.producer(None, usize::MAX), &quiet).map_err(wrong)?;
+        raw::Producer::new(&settings.producer(None, usize::MAX, Linger::Short), &quiet).map_err(wrong)?;
         if settings.exactly_once() {
             let id = settings.transactional_id("t");
-            raw::Producer::new(&settings.producer(Some(&id), usize::MAX), &quiet).map_err(wrong)?;
+            raw::Producer::new(&settings.producer(Some(&id), usize::MAX, Linger::Short), &quiet).map_err(wrong)?;
         }
         Ok(settings)
     }
@@ -141,8 +161,11 @@ impl Settings {
     }
 
     /// For a producer whose batches are at most `largest` bytes.
-    pub fn producer(&self, transactional_id: Option<&str>, largest: usize) -> Properties {
+    pub fn producer(&self, transactional_id: Option<&str>, largest: usize, linger: Linger) -> Properties {
         let mut properties = self.with(&[PRODUCER]);
+        if !self.lingers() {
+            properties.insert(LINGER[0].into(), linger.millis().into());
+        }
         let batch = properties.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(BATCH_BYTES);
         properties.insert("batch.size".into(), batch.min(largest).max(1).to_string());
         let mut default = |name: &str, value: &str| {
@@ -162,6 +185,11 @@ impl Settings {
             properties.insert("transactional.id".into(), id.into());
         }
         properties.into_iter().collect()
+    }
+
+    /// Whether a property says when records leave.
+    pub fn lingers(&self) -> bool {
+        LINGER.iter().any(|name| self.options.properties.contains_key(*name))
     }
 
     /// The largest batch of a producer for topics that take `limit` bytes.

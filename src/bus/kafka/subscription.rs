@@ -20,7 +20,7 @@ use super::{
     admin::Admin,
     raw::{Code, Consumer, Edge, Error, Message, Rebalance},
     sender::{Refused, Sender},
-    settings::Settings,
+    settings::{Linger, Settings},
     transaction::State,
     watermark::{LONGEST_BATCH, Watermarks},
 };
@@ -37,7 +37,9 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for what is in flight before a partition is given up.
 const HANDOVER: Duration = Duration::from_secs(5);
-/// Longest sleep while something is in flight, and while nothing is.
+/// Between two pushes while something is in flight and nothing comes.
+const PUSH: Duration = Duration::from_millis(5);
+/// Longest sleep while something is to be committed, and while nothing is.
 const BUSY: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -72,7 +74,7 @@ impl KafkaSubscription {
     pub fn open(settings: &Arc<Settings>, admin: &Arc<Admin>, letters: &DeadLetters) -> Result<Self, BusError> {
         admin.limits(&[letters.topic.clone(), letters.error.clone()])?;
         let transactional_id = settings.exactly_once().then(|| settings.transactional_id(letters.topic.as_str()));
-        let sender = Sender::open(settings, admin, transactional_id)?;
+        let sender = Sender::open(settings, admin, transactional_id, Linger::UntilPushed)?;
         let transaction = settings.exactly_once().then(State::default);
         let mut subscription = Self {
             settings: settings.clone(),
@@ -417,18 +419,21 @@ impl KafkaSubscription {
         if let Some(due) = self.transaction.as_ref().and_then(|state| state.due(self.settings.options.transaction)) {
             return due.saturating_duration_since(now);
         }
-        if self.sender.is_idle() && self.watermarks.all_committed() { IDLE } else { BUSY }
+        match () {
+            () if self.sender.in_flight() > 0 => PUSH,
+            () if self.watermarks.all_committed() => IDLE,
+            () => BUSY,
+        }
     }
 
     /// Makes sure that `outbox` can be sent; false where a producer with smaller batches is to be made first, but
     /// cannot be yet.
-    fn prepare(&mut self, outbox: &Outbox, batch: &Batch, deadline: Instant) -> Result<bool, BusError> {
-        let error = &self.letters.error;
-        if self.sender.knows(outbox.iter(batch).map(|output| output.topic).chain([error])) {
+    fn prepare(&mut self, outbox: &Outbox, deadline: Instant) -> Result<bool, BusError> {
+        let topics = || outbox.topics().iter().chain([&self.letters.error]);
+        if self.sender.knows(topics()) {
             return Ok(true);
         }
-        let topics: BTreeSet<_> =
-            outbox.iter(batch).map(|output| output.topic.clone()).chain([error.clone()]).collect();
+        let topics: BTreeSet<_> = topics().cloned().collect();
         if self.sender.learn(&topics.into_iter().collect::<Vec<_>>())? {
             return Ok(true);
         }
@@ -504,7 +509,7 @@ impl KafkaSubscription {
             }
             self.serve_sender(BUSY)?;
         }
-        if !self.ready_to_send(deadline)? || !self.prepare(outbox, batch, deadline)? {
+        if !self.ready_to_send(deadline)? || !self.prepare(outbox, deadline)? {
             return waits(self);
         }
         let bytes = outbox.iter(batch).map(|output| output.value.map_or(0, <[u8]>::len)).sum();
@@ -567,8 +572,16 @@ impl Subscription for KafkaSubscription {
             let now = Instant::now();
             let mut batch = Batch::with_epoch(self.watermarks.epoch());
             if self.finish_set_back()? {
-                let wait = deadline.saturating_duration_since(now).min(self.slice(now));
-                self.consume(&mut batch, max, wait)?;
+                self.consume(&mut batch, max, Duration::ZERO)?;
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.caught_up = batch.is_empty();
+                }
+                if batch.is_empty() && !self.consumer.rebalancing() {
+                    // Nothing more is coming that could share the way with what is to leave
+                    self.sender.push();
+                    let wait = deadline.saturating_duration_since(now).min(self.slice(now));
+                    self.consume(&mut batch, max, wait)?;
+                }
             }
             if !batch.is_empty() || Instant::now() >= deadline {
                 return Ok(batch);

@@ -1,7 +1,7 @@
 //! Exactly once: outputs and offsets of some time are one transaction.
 //!
-//! A transaction is begun by the first settle and committed when it is old or long enough, when the stop flushes, and
-//! before a partition is given up. Readers see its outputs from then on, and the group's offsets move with them.
+//! A transaction is begun by the first settle and committed when it is old or long enough, much sooner where nothing more
+//! waits to be read, when the stop flushes, and before a partition is given up. Readers see its outputs from then on, and the group's offsets move with them.
 //!
 //! Where something goes wrong that a transaction does not survive, it is aborted, the consumer is set back to what is
 //! committed, and all is read again; batches of before are stale by their epoch, so settling them does nothing. Where
@@ -34,6 +34,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub struct State {
     phase: Phase,
+    /// Nothing more waited to be read when it was last looked for.
+    pub caught_up: bool,
     suspects: HashSet<(i32, i64)>,
     convicted: HashMap<(i32, i64), Conviction>,
 }
@@ -68,7 +70,9 @@ impl State {
     pub fn due(&self, longest: Duration) -> Option<Instant> {
         match self.phase {
             Phase::Idle => None,
-            Phase::Open { since, records } if records < MOST_RECORDS => Some(since + longest),
+            Phase::Open { since, records } if records < MOST_RECORDS => {
+                Some(since + if self.caught_up { longest / 10 } else { longest })
+            }
             _ => Some(Instant::now()),
         }
     }

@@ -5,7 +5,13 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::RandomState;
 use hashbrown::{HashTable, hash_table::Entry};
 
-use crate::cache::lines::{Layout, Malformed};
+use crate::cache::{
+    Keys,
+    lines::{Layout, Malformed},
+};
+
+/// Look-ups whose waits for memory overlap; what they touch stays in the nearest cache of the processor.
+const TOGETHER: usize = 64;
 
 /// A text and where in it each key has its line.
 pub struct Table {
@@ -48,10 +54,46 @@ impl Table {
     }
 
     /// The value of `key`, `""` with [`Layout::Single`]; `None` where no line has that key.
+    #[cfg(test)]
     pub fn get(&self, key: &str) -> Option<&str> {
+        self.find(hash(&self.hasher, key.as_bytes()), key)
+    }
+
+    /// Calls `each` with the value of every key in turn, as [`Table::get`] would give it.
+    ///
+    /// A table is larger than any cache of a processor, so each look-up waits for memory three times: for its slots, for
+    /// the place that they tell, for the line there. Here many keys go through one of these steps after another, so that
+    /// the processor waits for many at once. What most likely is a key's line is touched, then it is looked up in earnest.
+    pub fn get_all<'a>(&'a self, keys: &Keys, mut each: impl FnMut(Option<&'a str>)) {
         let bytes = self.text.as_bytes();
-        let is_key = |start: &u32| key_at(bytes, *start, self.layout) == key.as_bytes();
-        let start = *self.starts.find(hash(&self.hasher, key.as_bytes()), is_key)? as usize;
+        let mut keys = keys.iter();
+        let mut hashed: [(u64, Option<&str>); TOGETHER] = [(0, None); TOGETHER];
+        let mut likely = [0; TOGETHER];
+        while keys.len() > 0 {
+            let count = keys.len().min(TOGETHER);
+            for (hashed, key) in hashed.iter_mut().zip(keys.by_ref().take(count)) {
+                *hashed = (key.map_or(0, |key| hash(&self.hasher, key.as_bytes())), key);
+            }
+            for (likely, (hash, _)) in likely.iter_mut().zip(&hashed[..count]) {
+                *likely = self.starts.find(*hash, |_| true).map_or(0, |start| *start as usize);
+            }
+            let touched =
+                likely[..count].iter().fold(0, |touched, start| touched ^ bytes.get(*start).map_or(0, |b| *b));
+            std::hint::black_box(touched);
+            for (hash, key) in &hashed[..count] {
+                each(key.and_then(|key| self.find(*hash, key)));
+            }
+        }
+    }
+
+    fn find(&self, hash: u64, key: &str) -> Option<&str> {
+        let bytes = self.text.as_bytes();
+        // A key comes from a message and may hold anything; none of the file's holds what ends it there
+        if key.bytes().any(|byte| byte == self.layout.key_end()) || key.ends_with('\r') {
+            return None;
+        }
+        let is_key = |start: &u32| begins_with_key(&bytes[*start as usize..], key.as_bytes(), self.layout);
+        let start = *self.starts.find(hash, is_key)? as usize;
         if self.layout == Layout::Single {
             return Some("");
         }
@@ -77,8 +119,16 @@ fn hash(hasher: &RandomState, key: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The key of the line at `start`. Found by what ends it, and not by the length of the key that is asked for: that
-/// one comes from a message, and may hold a comma or a newline.
+/// Whether the first of `lines` is that of `key`, which holds nothing that ends a key.
+fn begins_with_key(lines: &[u8], key: &[u8], layout: Layout) -> bool {
+    match lines.strip_prefix(key) {
+        Some([end, ..]) if *end == layout.key_end() => true,
+        Some([b'\r', b'\n', ..]) => layout == Layout::Single,
+        _ => false,
+    }
+}
+
+/// The key of the line at `start`.
 fn key_at(text: &[u8], start: u32, layout: Layout) -> &[u8] {
     let rest = &text[start as usize..];
     let key = &rest[..memchr::memchr(layout.key_end(), rest).unwrap_or(rest.len())];
@@ -155,9 +205,17 @@ mod tests {
             }
             let table = map(&text);
             let expected: HashMap<&str, &str> = lines.iter().map(|(k, v, _)| (k.as_str(), v.as_str())).collect();
-            for key in expected.keys().copied().chain(others.iter().map(String::as_str)) {
+            let asked: Vec<&str> = expected.keys().copied().chain(others.iter().map(String::as_str)).collect();
+            let mut keys = Keys::default();
+            for key in &asked {
                 prop_assert_eq!(table.get(key), expected.get(key).copied());
+                keys.push(Some(key));
+                keys.push(None);
             }
+            let mut answers = Vec::new();
+            table.get_all(&keys, |answer| answers.push(answer));
+            let answered: Vec<_> = asked.iter().flat_map(|key| [expected.get(key).copied(), None]).collect();
+            prop_assert_eq!(answers, answered);
             prop_assert_eq!(table.starts.len(), expected.len());
         }
 

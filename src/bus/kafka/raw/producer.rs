@@ -119,6 +119,13 @@ impl Producer {
         }
     }
 
+    /// Has all that waits for `linger.ms` leave now. Blocks for a millisecond, in which the client's threads learn of it:
+    /// by rd_kafka_flush, which waits in vain for deliveries that are for [`Producer::deliveries`] to take.
+    pub fn push(&self) {
+        // SAFETY: the handle lives
+        unsafe { c::rd_kafka_flush(self.client.rk(), 1) };
+    }
+
     /// Hands the deliveries that have come to `each`, having waited up to `wait` for the first; gives a fatal error where
     /// there is one.
     pub fn deliveries(&self, mut wait: Duration, mut each: impl FnMut(&Delivery<'_>)) -> Option<Error> {
