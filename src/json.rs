@@ -8,14 +8,13 @@ pub(crate) mod scan;
 
 use std::{borrow::Cow, fmt};
 
-use memchr::memchr2;
 use serde::{
     Deserializer,
     de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use scan::Field;
+use scan::{Field, plain_until};
 
 /// A checked value that should be an object: its text, and its fields where a scan has taken them down.
 #[derive(Clone, Copy, Debug)]
@@ -176,15 +175,17 @@ impl<'a> Walk<'a> {
     fn skip_text(&mut self) {
         self.at += 1;
         let bytes = self.text.as_bytes();
-        while let Some(found) = bytes.get(self.at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
-            self.at += found + 1;
-            if bytes[self.at - 1] == b'"' {
-                return;
-            }
-            // Whatever is escaped is no end
+        loop {
+            self.at = plain_until(bytes, self.at);
+            let Some(found) = bytes.get(self.at) else { return };
             self.at += 1;
+            match found {
+                b'"' => return,
+                // Whatever is escaped is no end
+                b'\\' => self.at = (self.at + 1).min(bytes.len()),
+                _ => {}
+            }
         }
-        self.at = bytes.len();
     }
 
     /// From an opening bracket to behind its closing one.

@@ -118,8 +118,16 @@ pub struct Message<'a> {
     /// What the message is about; a handler reads and sets its fields.
     pub payload: Payload<'a>,
     whole: &'a str,
-    slip: Option<Slip<'a>>,
-    departure: Option<(Itinerary, Uuid)>,
+    leg: Leg<'a>,
+}
+
+/// How a message goes on.
+#[derive(Clone, Debug)]
+enum Leg<'a> {
+    /// It does not: it has no slip.
+    None,
+    OnItsWay(Slip<'a>),
+    Departs(Itinerary, Uuid),
 }
 
 /// The parts of a header that a hop changes, as slices of the whole value.
@@ -156,9 +164,9 @@ impl<'a> Message<'a> {
         let (Some(header), Some(payload)) = (parts.header, parts.payload) else {
             return Ok(Self::bare(record, &parts, parts.own));
         };
-        let slip = Some(Slip::parse(header, limits, stops)?);
+        let leg = Leg::OnItsWay(Slip::parse(header, limits, stops)?);
         let payload = payload.if_object().ok_or(Malformed::PayloadNotObject)?;
-        Ok(Self { slip, ..Self::bare(record, &parts, payload) })
+        Ok(Self { record, payload: Payload::of(payload), whole: parts.own.raw(), leg })
     }
 
     /// [`Message::parse_untrusted`] of a value that has been checked.
@@ -171,7 +179,7 @@ impl<'a> Message<'a> {
     }
 
     fn bare(record: Record<'a>, parts: &Parts<'a>, payload: Object<'a>) -> Self {
-        Self { record, payload: Payload::of(payload), whole: parts.own.raw(), slip: None, departure: None }
+        Self { record, payload: Payload::of(payload), whole: parts.own.raw(), leg: Leg::None }
     }
 
     /// The whole value as it arrived.
@@ -181,32 +189,35 @@ impl<'a> Message<'a> {
 
     /// The message's id, where its slip has one.
     pub fn id(&self) -> Option<&'a str> {
-        let id = self.slip.as_ref()?.id?;
+        let Leg::OnItsWay(Slip { id: Some(id), .. }) = &self.leg else { return None };
         id.strip_prefix('"')?.strip_suffix('"')
     }
 
     /// Begins a journey: the message leaves with a new slip and the id `id`, whatever slip it came with.
     pub fn depart(&mut self, itinerary: &Itinerary, id: Uuid) {
-        self.departure = Some((itinerary.clone(), id));
+        self.leg = Leg::Departs(itinerary.clone(), id);
     }
 
     /// The topic of the next stop; `None` at the end of the journey.
     pub fn next_stop(&self) -> Option<&Topic> {
-        match &self.departure {
-            Some((itinerary, _)) => itinerary.stops.first(),
-            None => self.slip.as_ref()?.next,
+        match &self.leg {
+            Leg::None => None,
+            Leg::OnItsWay(slip) => slip.next,
+            Leg::Departs(itinerary, _) => itinerary.stops.first(),
         }
     }
 
     /// Appends the value for the next stop: the slip advanced by one, the payload as it is now.
     pub fn write_next(&self, out: &mut Vec<u8>) {
-        if let Some((itinerary, id)) = &self.departure {
-            itinerary.write_departed(*id, out);
-            self.payload.write(out);
-            out.push(b'}');
-            return;
-        }
-        let Some(slip) = &self.slip else { return self.payload.write(out) };
+        let slip = match &self.leg {
+            Leg::None => return self.payload.write(out),
+            Leg::OnItsWay(slip) => slip,
+            Leg::Departs(itinerary, id) => {
+                itinerary.write_departed(*id, out);
+                self.payload.write(out);
+                return out.push(b'}');
+            }
+        };
         let header = (offset(self.whole, slip.header), slip.header.len());
         let payload = (offset(self.whole, self.payload.raw()), self.payload.raw().len());
         let copy = |out: &mut Vec<u8>, from, to| out.extend_from_slice(&self.whole.as_bytes()[from..to]);

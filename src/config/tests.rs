@@ -41,7 +41,7 @@ fn the_defaults_are_what_the_structs_expect() {
     assert_eq!(config.kafka.guarantee, Guarantee::AtLeastOnce);
     assert_eq!((config.kafka.partitions, config.kafka.replication), (4, 1));
     assert_eq!(config.kafka.instance, None);
-    assert_eq!(config.kafka.transaction, Duration::from_millis(100));
+    assert_eq!(config.kafka.transaction, Duration::from_millis(250));
     assert!(config.kafka.properties.is_empty());
     assert_eq!(config.redis.url, "redis://localhost:6379");
     assert_eq!(config.redis.timeout, Duration::from_secs(5));

@@ -96,6 +96,25 @@ pub fn scan(text: &str, depth: usize, names: [&str; 2], tape: &mut Tape) -> Opti
     scanned
 }
 
+/// The first place in `bytes` from `at` on of what ends a text or means something in it: a quote, a backslash, a control
+/// character; their end where there is none. Eight bytes at a time; the lowest byte that a mask marks is marked rightly,
+/// see Hacker's Delight, 6-1.
+pub(super) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
+        let below = |word: u64, least: u8| word.wrapping_sub(eight(least)) & !word & eight(0x80);
+        let found = below(word ^ eight(b'"'), 1) | below(word ^ eight(b'\\'), 1) | below(word, b' ');
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while bytes.get(at).is_some_and(|&byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        at += 1;
+    }
+    at
+}
+
 /// Bytes that are eight times `byte`.
 const fn eight(byte: u8) -> u64 {
     u64::from_le_bytes([byte; 8])
@@ -258,7 +277,7 @@ impl Scan<'_> {
         self.byte(b'"')?;
         let mut plain = true;
         loop {
-            self.plain();
+            self.at = plain_until(self.bytes, self.at);
             match self.peek()? {
                 b'"' => {
                     self.at += 1;
@@ -271,24 +290,6 @@ impl Scan<'_> {
                 // A control character
                 _ => return None,
             }
-        }
-    }
-
-    /// Passes over what neither ends a text nor means something in it, eight bytes at a time. The lowest byte that a
-    /// mask marks is marked rightly; see Hacker's Delight, 6-1.
-    fn plain(&mut self) {
-        while let Some(chunk) = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<8>()) {
-            let word = u64::from_le_bytes(*chunk);
-            let below = |word: u64, least: u8| word.wrapping_sub(eight(least)) & !word & eight(0x80);
-            let found = below(word ^ eight(b'"'), 1) | below(word ^ eight(b'\\'), 1) | below(word, b' ');
-            if found != 0 {
-                self.at += found.trailing_zeros() as usize / 8;
-                return;
-            }
-            self.at += 8;
-        }
-        while self.peek().is_some_and(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-            self.at += 1;
         }
     }
 

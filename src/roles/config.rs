@@ -99,7 +99,7 @@ guarantee = "at-least-once"               # default
 partitions = 4                            # default
 replication = 1                           # default
 instance = ""                             # default
-transaction = "100ms"                     # default
+transaction = "250ms"                     # default
 
 [kafka.properties]
 "security.protocol" = "SASL_SSL"          # metrobus.toml:4

@@ -30,8 +30,8 @@ use super::{
 };
 use crate::bus::{Batch, BusError, OutputRef, Record, Topic};
 
-const MOST_RECORDS: usize = 100_000;
-const MOST_BYTES: usize = 32 << 20;
+const MOST_RECORDS: usize = 40_000;
+const MOST_BYTES: usize = 10 << 20;
 
 /// A producer with what it needs to know of its topics.
 pub struct Sender {
@@ -176,9 +176,6 @@ impl Sender {
 
     /// Waits until `records` of `bytes` fit in; false where they do not until the deadline.
     pub fn wait_for_room(&mut self, records: usize, bytes: usize, deadline: Instant) -> Result<bool, Error> {
-        if records > MOST_RECORDS {
-            self.push();
-        }
         loop {
             let fits = self.flight.records + records <= MOST_RECORDS && self.flight.bytes + bytes <= MOST_BYTES;
             if fits || self.flight.records == 0 {
@@ -188,7 +185,12 @@ impl Sender {
             if now >= deadline {
                 return Ok(false);
             }
+            let before = self.flight.records;
             self.take((deadline - now).min(Duration::from_millis(10)))?;
+            if self.flight.records == before {
+                // Many partitions, none of which has a full batch
+                self.push();
+            }
         }
     }
 

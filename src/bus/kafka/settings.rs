@@ -41,7 +41,8 @@ const CONSUMER: &[(&str, &str)] = &[
     // How soon a member hears that another came or went
     ("heartbeat.interval.ms", "1000"),
     // Bounds what is fetched ahead, whatever the backlog; then look again soon, not after a second
-    ("queued.max.messages.kbytes", "32768"),
+    ("queued.max.messages.kbytes", "8192"),
+    ("fetch.max.bytes", "8388608"),
     ("fetch.queue.backoff.ms", "5"),
     // Where the broker lets a larger record in, it comes out
     ("receive.message.max.bytes", "2000000000"),
@@ -65,7 +66,7 @@ const PRODUCER: &[(&str, &str)] = &[
 pub enum Linger {
     /// Some milliseconds after they were sent.
     Short,
-    /// When they fill a batch, or are pushed (see [`super::sender`]); some tens of milliseconds later at the latest.
+    /// When they fill a batch, or are pushed (see [`super::sender`]); half a second later at the latest.
     UntilPushed,
 }
 
@@ -73,7 +74,7 @@ impl Linger {
     fn millis(self) -> &'static str {
         match self {
             Self::Short => "5",
-            Self::UntilPushed => "50",
+            Self::UntilPushed => "500",
         }
     }
 }

@@ -416,7 +416,8 @@ impl KafkaSubscription {
 
     /// How long to sleep at most before something else may be due.
     fn slice(&self, now: Instant) -> Duration {
-        if let Some(due) = self.transaction.as_ref().and_then(|state| state.due(self.settings.options.transaction)) {
+        if let Some(due) = self.transaction.as_ref().and_then(|state| state.due(self.settings.options.transaction, now))
+        {
             return due.saturating_duration_since(now);
         }
         match () {

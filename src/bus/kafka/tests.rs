@@ -434,6 +434,27 @@ fn a_named_member_outlives_its_session() {
     }
 }
 
+/// A transaction is as long as its time, but not longer than a broker and readers can bear.
+#[test]
+fn a_transaction_of_many_records_is_committed_before_its_time() {
+    let Some(kafka) = Kafka::new(Guarantee::ExactlyOnce) else { return };
+    let bus = kafka.with(|options| options.transaction = Duration::from_secs(600));
+    let (input, output, error) = (kafka.topic("in"), kafka.topic("out"), kafka.topic("error"));
+    bus.create_topics(&[input.clone(), output.clone(), error.clone()]).unwrap();
+    publish(&bus, &input, (0..110_000).map(|n| n.to_string()));
+    let mut member = bus.subscribe(&letters(&input, &error)).unwrap();
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let batch = Arc::new(member.poll(1000, Duration::from_millis(50)).unwrap());
+        if batch.is_empty() && !read(&bus, &output).is_empty() {
+            break;
+        }
+        forward(&mut *member, &batch, &output, <[u8]>::to_vec);
+        assert!(Instant::now() < end, "no transaction was committed");
+    }
+    close(member);
+}
+
 /// Whoever has the name last has it: the one before ends.
 #[test]
 fn an_instance_fences_the_one_before_it() {

@@ -66,14 +66,14 @@ impl State {
         matches!(self.phase, Phase::Idle)
     }
 
-    /// When something is to be done, where a transaction is open.
-    pub fn due(&self, longest: Duration) -> Option<Instant> {
+    /// When something is to be done, where a transaction is open; at `now` or before where it is time.
+    pub fn due(&self, longest: Duration, now: Instant) -> Option<Instant> {
         match self.phase {
             Phase::Idle => None,
             Phase::Open { since, records } if records < MOST_RECORDS => {
                 Some(since + if self.caught_up { longest / 10 } else { longest })
             }
-            _ => Some(Instant::now()),
+            _ => Some(now),
         }
     }
 }
@@ -115,7 +115,7 @@ impl KafkaSubscription {
 
     /// Ends the transaction where it is time.
     pub(super) fn commit_due(&mut self, now: Instant) -> Result<(), BusError> {
-        let due = self.transaction.as_ref().and_then(|state| state.due(self.settings.options.transaction));
+        let due = self.transaction.as_ref().and_then(|state| state.due(self.settings.options.transaction, now));
         if due.is_some_and(|due| due <= now) {
             self.commit_transaction(now + PATIENCE / 4)?;
         }
