@@ -34,6 +34,8 @@ pub fn run(bench: &mut Bench) {
             ("KAFKA__BROKERS", &broker.address),
             ("KAFKA__GROUP", &group),
             ("CONTACTPOINT__TOPIC", &topic.name),
+            // The default route names it
+            ("STOPS", "AddEmail"),
         ];
         watch(bench, "Kafka", &settings);
     }

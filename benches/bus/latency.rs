@@ -13,7 +13,7 @@ use metrobus::{
 
 use crate::{
     kafka::unique,
-    process::{DEADLINE, Running, metrobus, time_silently},
+    process::{DEADLINE, Running, metrobus, time_silently, until},
     report::{
         Target::{self, AtMost},
         Unit,
@@ -84,8 +84,14 @@ fn journeys(bench: &Bench, settings: &[(&str, &str)]) -> Vec<f64> {
     let config = Config::load(None, variables).expect("a configuration");
     let bus = bus::open(&config).expect("open the bus");
     let topics = TOPICS.map(|name| Topic::new(name).expect("a topic"));
-    bus.create_topics(&topics).expect("create the topics");
-    let mut reader = bus.reader(&topics[3], 0).expect("read the last topic");
+    bus.connect().and_then(|()| bus.create_topics(&topics)).expect("create the topics");
+    let mut reader = None;
+    until("the last topic can be read", || {
+        // A broker needs a moment for a new topic
+        reader = bus.reader(&topics[3], 0).ok();
+        reader.is_some()
+    });
+    let mut reader = reader.expect("it is there");
     let mut stops = STOPS.map(|role| Running::start(metrobus(bench, &[role], &settings)));
     // One goes ahead: when it has arrived, all stops are there
     time_silently(metrobus(bench, &["pusher", "--count", "1"], &settings));

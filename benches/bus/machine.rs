@@ -55,14 +55,17 @@ fn versions(bench: &Bench) -> String {
             "Kafka {}",
             bench.broker.as_ref().map_or_else(missing, |_| jar("METROBUS_TEST_KAFKA_LIBS", "kafka_2.13-"))
         ),
-        format!("Java {}", java_says.unwrap_or_else(missing)),
+        java_says.unwrap_or_else(|| "Java missing".to_owned()),
         format!(
             "Kafka Streams {}",
             peers::streams().map_or_else(|_| missing(), |_| jar("METROBUS_BENCH_STREAMS", "kafka-streams-"))
         ),
         python.as_ref().and_then(|python| said(python, &["--version"])).unwrap_or_else(|| "Python missing".to_owned()),
         format!("confluent-kafka {}", confluent.unwrap_or_else(missing)),
-        format!("Redis {}", redis.unwrap_or_else(missing)),
+        redis.map_or_else(
+            || "Redis missing".to_owned(),
+            |text| text.split(" sha=").next().unwrap_or_default().to_owned(),
+        ),
     ];
     lines.join("; ") + "."
 }

@@ -14,7 +14,7 @@
 //! | METROBUS_BENCH_BACKLOG | 10000000 | messages of the long backlog; a tenth of them of the short one |
 //! | METROBUS_BENCH_REPORT | | the file to write the table into; a whole run writes BENCHMARKS.md |
 //!
-//! Where one of the counts is set to less, the others that are not set go down with METROBUS_BENCH_MESSAGES.
+//! With METROBUS_BENCH_MESSAGES below its default, what is not set goes down as well: that is a quick look.
 
 mod backlog;
 mod hop;

@@ -14,12 +14,12 @@ use crate::{
 pub fn run(bench: &mut Bench) {
     let folder = folder();
     let mut found = estimates(&folder);
-    found.sort();
+    found.sort_by(|one, other| one.0.cmp(&other.0));
     if found.is_empty() {
         return bench.report.missing("micro benchmarks", "`cargo bench --bench micro` was not run with this build");
     }
     for (name, nanos) in found {
-        bench.report.figure(&format!("micro, a message: {name}"), f64::from_bits(nanos), Unit::Nanos, Target::None);
+        bench.report.figure(&format!("micro, a message: {name}"), nanos, Unit::Nanos, Target::None);
     }
 }
 
@@ -32,8 +32,8 @@ fn folder() -> PathBuf {
     })
 }
 
-/// Name and nanoseconds (as bits) an element, of those measured since metrobus was built.
-fn estimates(folder: &Path) -> Vec<(String, u64)> {
+/// Name and nanoseconds an element, of those measured since metrobus was built.
+fn estimates(folder: &Path) -> Vec<(String, f64)> {
     let changed = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let built = changed(Path::new(env!("CARGO_BIN_EXE_metrobus")));
     let mut all = Vec::new();
@@ -51,7 +51,7 @@ fn estimates(folder: &Path) -> Vec<(String, u64)> {
             let nanos = estimates["median"]["point_estimate"].as_f64();
             let elements = bench["throughput"]["Elements"].as_f64().unwrap_or(1.0);
             if let (Some(nanos), Some(name)) = (nanos, bench["full_id"].as_str()) {
-                all.push((name.to_owned(), (nanos / elements).to_bits()));
+                all.push((name.to_owned(), nanos / elements));
             }
         }
     }

@@ -78,6 +78,8 @@ impl Peer {
                     ("KAFKA__GROUP", group),
                     ("KAFKA__GUARANTEE", if guarantee == ExactlyOnce { "exactly-once" } else { "at-least-once" }),
                     ("CONTACTPOINT__TOPIC", input),
+                    // The default route names it
+                    ("STOPS", "AddEmail"),
                 ];
                 metrobus(bench, &["contactpoint"], &settings)
             }

@@ -3,7 +3,7 @@
 use crate::{
     hop,
     kafka::{Broker, unique},
-    process::{metrobus, time, time_silently},
+    process::{metrobus, time_silently},
     report::{Target::AtLeast, Unit},
     run::{Bench, median},
     sqlite,
@@ -31,17 +31,17 @@ fn on_sqlite(bench: &mut Bench, url: &str) {
     let messages = bench.setup.on_sqlite();
     let lines: String = (0..messages).map(|id| crate::run::message(id).1 + "\n").collect();
     std::fs::write(bench.path("messages.ndjson"), lines).expect("write the messages");
-    let mut seconds = [Vec::new(), Vec::new()];
+    let mut rates = [Vec::new(), Vec::new()];
     for _ in 0..bench.setup.few_runs() {
-        for (cache, seconds) in ["file", "redis"].into_iter().zip(&mut seconds) {
+        for (cache, rates) in ["file", "redis"].into_iter().zip(&mut rates) {
             sqlite::remove(bench, sqlite::FILE);
             sqlite::push(bench, "messages.ndjson", "AddEmail");
-            let settings = [("SQLITE__PATH", sqlite::FILE), ("CONTACTPOINT__CACHE", cache), ("REDIS__URL", url)];
-            seconds.push(time(metrobus(bench, &["contactpoint", "--drain"], &settings)));
+            let settings = [("CONTACTPOINT__CACHE", cache), ("REDIS__URL", url)];
+            rates.push(sqlite::hop(bench, messages, &settings).0);
         }
     }
     sqlite::remove(bench, sqlite::FILE);
-    let [file, redis] = seconds.map(|seconds| messages as f64 / median(seconds));
+    let [file, redis] = rates.map(median);
     let show = |rate| Unit::PerSecond.show(rate);
     let what = "contactpoint with Redis : with a file, SQLite";
     bench.report.ratio(what, &show(redis), &show(file), redis / file, TARGET);

@@ -51,6 +51,7 @@ impl Unit {
             Self::Seconds => format!("{figure:.2} s"),
             Self::Millis => format!("{figure:.1} ms"),
             Self::Nanos => format!("{figure:.0} ns"),
+            Self::Megabytes if figure < 100.0 => format!("{figure:.1} MB"),
             Self::Megabytes => format!("{figure:.0} MB"),
             Self::Percent => format!("{figure:.2} %"),
         }

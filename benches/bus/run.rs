@@ -22,7 +22,8 @@ pub struct Bench {
 impl Bench {
     pub fn new() -> Self {
         let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let folder = tempfile::tempdir().expect("make a temporary folder");
+        // Beside the build, on a real disk: /tmp may be memory, where being durable costs nothing
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a temporary folder");
         let setup = Setup::from_environment();
         write_caches(folder.path());
         Self {

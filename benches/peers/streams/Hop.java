@@ -39,12 +39,12 @@ public final class Hop {
 
         Map<String, String> emails = read(Path.of(arguments[3]));
         Serde<byte[]> bytes = Serdes.ByteArray();
+        Serde<Departure> departures =
+                Serdes.serdeFrom((stop, departure) -> departure.value(), (stop, value) -> new Departure(stop, value));
         StreamsBuilder builder = new StreamsBuilder();
         builder.stream(arguments[1], Consumed.with(bytes, bytes))
                 .process(() -> new Contactpoint(emails))
-                .to(
-                        (key, departure, context) -> departure.stop(),
-                        Produced.with(bytes, Serdes.serdeFrom((topic, departure) -> departure.value(), null)));
+                .to((key, departure, context) -> departure.stop(), Produced.with(bytes, departures));
         KafkaStreams streams = new KafkaStreams(builder.build(), settings);
         streams.setUncaughtExceptionHandler(
                 error -> {
