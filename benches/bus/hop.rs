@@ -26,12 +26,16 @@ const OUTPUT: &str = "WhiteList";
 /// Between two looks at the output.
 const SAMPLE: Duration = Duration::from_millis(10);
 
+/// The share of the input after whose output the watch starts: what was fetched ahead meanwhile, joining the group and
+/// the JIT's warm-up are to count for nobody.
+const RUN_UP: usize = 10;
+
 /// One run of one peer.
 #[derive(Clone, Copy)]
 pub struct Run {
-    /// Messages a second from the first output to the last.
+    /// Messages a second from the end of the run-up to the last output.
     pub rate: f64,
-    /// Microseconds of the peer's own processor time a message, from the first output to the last.
+    /// Microseconds of the peer's own processor time a message, over the same time.
     pub cpu: f64,
     /// Megabytes at most.
     pub peak: f64,
@@ -168,7 +172,7 @@ fn watch(command: Command, output: &Topic<'_>, messages: usize) -> Result<Run, S
         if peer.has_ended() {
             return Err("it ended by itself".to_owned());
         }
-        let Some(sample) = Sample::take(&peer, output).filter(|sample| sample.count > 0) else {
+        let Some(sample) = Sample::take(&peer, output).filter(|sample| sample.count > messages / RUN_UP) else {
             thread::sleep(SAMPLE);
             continue;
         };
