@@ -29,7 +29,7 @@ pub fn run(bench: &mut Bench) {
     drop(inputs);
     bench.broker = Some(broker);
     let [short, long] = runs.map(|runs| Run::median(&runs));
-    let [few, many] = counts.map(|count| format!("{:.1}M", count as f64 / 1e6));
+    let [few, many] = counts.map(|count| format!("{} thousand", count / 1000));
     let what = format!("Kafka hop, a backlog of {many} : of {few}");
     bench.report.ratio(&what, &long.text(), &short.text(), long.rate / short.rate, AtLeast(0.9));
     let what = format!("Kafka hop, most memory over a backlog of {many}");
