@@ -23,9 +23,8 @@ lint: ## rustfmt, clippy, rustdoc and the dependencies' licences and sources, wa
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	scripts/dependencies.pl
 
-bench: check ## measure hops beside the limit of their engine; prints ratios
-	cargo bench --locked --no-run --bench bus
-	scripts/with-services.sh cargo bench --locked --bench bus
+bench: check ## measure everything that BENCHMARKS.md has, beside other programs for the same work
+	scripts/bench/run.sh
 
 soak: check ## the fault tests ten times over, each with another seed
 	cargo test --locked --no-run
