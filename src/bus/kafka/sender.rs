@@ -30,8 +30,8 @@ use super::{
 };
 use crate::bus::{Batch, BusError, OutputRef, Record, Topic};
 
-const MOST_RECORDS: usize = 40_000;
-const MOST_BYTES: usize = 10 << 20;
+const MOST_RECORDS: usize = 65_536;
+const MOST_BYTES: usize = 16 << 20;
 
 /// A producer with what it needs to know of its topics.
 pub struct Sender {

@@ -66,7 +66,7 @@ const PRODUCER: &[(&str, &str)] = &[
 pub enum Linger {
     /// Some milliseconds after they were sent.
     Short,
-    /// When they fill a batch, or are pushed (see [`super::sender`]); half a second later at the latest.
+    /// When they fill a batch, or are pushed (see [`super::sender`]); a tenth of a second later at the latest.
     UntilPushed,
 }
 
@@ -74,7 +74,7 @@ impl Linger {
     fn millis(self) -> &'static str {
         match self {
             Self::Short => "5",
-            Self::UntilPushed => "500",
+            Self::UntilPushed => "100",
         }
     }
 }
