@@ -100,7 +100,6 @@ fn begins_with_a_pair(file: &Path) -> Result<bool, Misconfigured> {
 fn build(job: &Job, shutdown: &Shutdown) -> anyhow::Result<()> {
     let begun = Instant::now();
     let bar = progress(&job.input);
-    let input_bytes = bar.length().unwrap_or_default();
     let built = lmdb::build(&job.input, job.layout, &job.out, &mut |step| {
         if shutdown.requested() {
             return Err(anyhow!("interrupted, {} is as it was", job.out.display()));
@@ -108,9 +107,7 @@ fn build(job: &Job, shutdown: &Shutdown) -> anyhow::Result<()> {
         match step {
             Step::Read(bytes) => bar.set_position(bytes),
             Step::Write { done, of } => {
-                if bar.length() == Some(input_bytes) && bar.position() != done {
-                    bar.set_message(job.out.display().to_string());
-                }
+                bar.set_message(job.out.display().to_string());
                 bar.set_length(of);
                 bar.set_position(done);
             }

@@ -72,7 +72,8 @@ pub fn build(
     let workplace = Workplace::open(out)?;
     let seed = rand::random();
     let (runs, bytes) = read(&mut reader, seed, &workplace, step)?;
-    let built = write(runs, bytes, layout, seed, &workplace, step).with_context(context)?;
+    let built = write(runs, bytes, layout, seed, &workplace, step);
+    let built = built.map_err(|error| workplace.explain(error)).with_context(context)?;
     let folder = workplace.parent.clone();
     fs::rename(workplace.database(), out).with_context(context)?;
     File::open(folder).and_then(|folder| folder.sync_all()).with_context(context)?;
@@ -225,6 +226,15 @@ impl Workplace {
             }
         }
         Ok(workplace)
+    }
+
+    /// `error`, or what is behind it: LMDB says of a disk that was full amid a write that it failed.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        if !error.is::<heed::Error>() {
+            return error;
+        }
+        let write = |mut file: File| file.write_all(&[0; 1 << 16]);
+        File::create(self.folder.join("probe")).and_then(write).map_or_else(Into::into, |()| error)
     }
 
     fn database(&self) -> PathBuf {
