@@ -26,7 +26,7 @@
 //! 3. [`stop`]: the loop around it: poll, handle, advance, settle. Helped by [`dead_letter`], [`drain`], [`backoff`],
 //!    [`shutdown`] and [`stats`].
 //! 4. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
-//! 5. [`cache`]: look-ups by key, in files and in Redis.
+//! 5. [`cache`]: look-ups by key, in files, LMDB and Redis.
 //! 6. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them.
 //!
 //! # A stop of your own

@@ -3,14 +3,20 @@
 use std::{
     fmt,
     fs::File,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Misconfigured;
 
+/// The longest line that a [`Reader`] takes, in bytes with its newline: what it holds of the file stays small.
+const LONGEST: u64 = 1 << 20;
+
 /// What a line holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Layout {
     /// `account,email`, as in emails.dat.
     Pair,
@@ -95,7 +101,7 @@ fn pair(line: &str) -> Result<(&str, &str), &'static str> {
 }
 
 /// What to say of a file that cannot be read.
-pub(super) fn unreadable(path: &Path, kind: io::ErrorKind) -> Misconfigured {
+pub(crate) fn unreadable(path: &Path, kind: io::ErrorKind) -> Misconfigured {
     let path = path.display();
     Misconfigured(match kind {
         io::ErrorKind::NotFound => format!("{path}: no such file, run `metrobus make-data`"),
@@ -124,12 +130,15 @@ impl Reader {
     /// Key and value of the next line; `None` at the end. The first line that is not right is the error.
     pub fn read(&mut self) -> Result<Option<(&str, &str)>, Misconfigured> {
         self.text.clear();
-        let read = self.input.read_until(b'\n', &mut self.text);
+        let read = (&mut self.input).take(LONGEST).read_until(b'\n', &mut self.text);
         self.bytes += read.map_err(|error| unreadable(&self.path, error.kind()))? as u64;
         if self.text.is_empty() {
             return Ok(None);
         }
         self.line += 1;
+        if self.text.len() as u64 == LONGEST && !self.text.ends_with(b"\n") {
+            return Err(Malformed { line: self.line, why: "is longer than 1 MiB" }.of(&self.path));
+        }
         let line = self.text.strip_suffix(b"\n").unwrap_or(&self.text);
         let split = self.layout.split(line);
         split.map(Some).map_err(|why| Malformed { line: self.line, why }.of(&self.path))

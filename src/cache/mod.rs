@@ -7,6 +7,7 @@
 //! | cache | holds | answers |
 //! | --- | --- | --- |
 //! | [`mod@file`] | a text file, compactly in memory; reread when it changes | always |
+//! | [`mod@lmdb`] | a file of LMDB, for tens of millions of keys; opened anew when it is replaced | always |
 //! | [`mod@redis`] | a hash or a set of a Redis server | while the server is there |
 //!
 //! A new cache is a file beside these, which implements both traits, and an arm in [`Source::lookup`] and in
@@ -23,9 +24,11 @@
 mod counters;
 pub mod file;
 pub mod lines;
+pub mod lmdb;
 #[cfg(test)]
 pub(crate) mod real_redis;
 pub mod redis;
+mod watch;
 
 use std::{ops::Range, path::PathBuf, time::Duration};
 
@@ -62,6 +65,8 @@ pub trait Membership: Send {
 pub enum Source {
     /// A file: `key,value` a line for a [`Lookup`], a key a line for a [`Membership`].
     File(PathBuf),
+    /// A file that [`lmdb::build`] made of such lines.
+    Lmdb(PathBuf),
     /// A key of a Redis server: a hash for a [`Lookup`], a set for a [`Membership`].
     Redis {
         url: String,
@@ -76,6 +81,7 @@ impl Source {
     pub fn lookup(&self) -> anyhow::Result<Box<dyn Lookup>> {
         Ok(match self {
             Self::File(path) => Box::new(file::Map::open(path)?),
+            Self::Lmdb(path) => Box::new(lmdb::Map::open(path)?),
             Self::Redis { url, key, timeout } => Box::new(redis::Hash::open(url, key, *timeout)?),
         })
     }
@@ -84,6 +90,7 @@ impl Source {
     pub fn membership(&self) -> anyhow::Result<Box<dyn Membership>> {
         Ok(match self {
             Self::File(path) => Box::new(file::Set::open(path)?),
+            Self::Lmdb(path) => Box::new(lmdb::Set::open(path)?),
             Self::Redis { url, key, timeout } => Box::new(redis::Set::open(url, key, *timeout)?),
         })
     }

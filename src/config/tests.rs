@@ -61,11 +61,11 @@ fn the_sections_of_the_example_have_their_defaults() {
     assert_eq!(section("busdriver"), "route = [\"AddEmail\", \"WhiteList\", \"Log\"]\ntopic = \"Source\"\n");
     assert_eq!(
         section("contactpoint"),
-        "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\ntopic = \"AddEmail\"\n"
+        "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\nlmdb = \"data/emails.lmdb\"\ntopic = \"AddEmail\"\n"
     );
     assert_eq!(
         section("whitelist"),
-        "cache = \"file\"\nfile = \"data/whitelist.dat\"\nset = \"whitelist\"\ntopic = \"WhiteList\"\n"
+        "cache = \"file\"\nfile = \"data/whitelist.dat\"\nlmdb = \"data/whitelist.lmdb\"\nset = \"whitelist\"\ntopic = \"WhiteList\"\n"
     );
     assert_eq!(section("logstop"), "output = \"-\"\ntopic = \"Log\"\n");
 }

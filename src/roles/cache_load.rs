@@ -10,13 +10,16 @@ use std::{
 };
 
 use anyhow::anyhow;
-use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use clap::Args;
 use redis::{Cmd, Pipeline, RedisError};
 use tracing::info;
 use uuid::Uuid;
 
-use super::{Context, Kind, Role, contactpoint, whitelist};
+use super::{
+    Context,
+    cache::{Only, progress},
+    contactpoint, whitelist,
+};
 use crate::{
     backoff,
     bus::BusError,
@@ -37,20 +40,8 @@ const PIPELINE: usize = 10;
 /// How long an unfinished load outlives its loader, in seconds.
 const ORPHAN_SECONDS: u64 = 60;
 
-pub const ROLE: Role = Role {
-    name: "cache",
-    about: "Fill the caches: `cache load` puts the files into Redis",
-    kind: Kind::Command { arguments, run },
-};
-
-fn arguments(command: Command) -> Command {
-    let load = Arguments::augment_args(Command::new("load"));
-    let load = load.about("Load emails.dat and whitelist.dat into Redis, swapped in when complete");
-    command.subcommand_required(true).arg_required_else_help(true).subcommand(load)
-}
-
-fn run(matches: &ArgMatches, context: &Context) -> anyhow::Result<()> {
-    let Some(("load", matches)) = matches.subcommand() else { return Ok(()) };
+/// Loads what `arguments` ask for.
+pub fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<()> {
     let emails: contactpoint::Options = context.config.section(contactpoint::ROLE.name)?;
     let listed: whitelist::Options = context.config.section(whitelist::ROLE.name)?;
     let redis = &context.config.redis;
@@ -63,7 +54,7 @@ fn run(matches: &ArgMatches, context: &Context) -> anyhow::Result<()> {
         emails: &emails.file,
         whitelist: &listed.file,
     };
-    load_files(&Arguments::from_arg_matches(matches)?, &target, &context.shutdown)
+    load_files(arguments, &target, &context.shutdown)
 }
 
 #[derive(Args, Clone, Debug)]
@@ -79,12 +70,6 @@ pub struct Arguments {
     /// Load one of the two
     #[arg(long, value_enum, value_name = "WHICH")]
     pub only: Option<Only>,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Only {
-    Emails,
-    Whitelist,
 }
 
 /// Where from and where to, as configured.
@@ -250,15 +235,6 @@ fn query<T: redis::FromRedisValue>(server: &mut Server, pipeline: &Pipeline) -> 
 
 fn fatal(error: impl Into<anyhow::Error>) -> BusError {
     BusError::Fatal(error.into())
-}
-
-/// By bytes of the file; shown on a terminal alone.
-fn progress(path: &Path) -> ProgressBar {
-    let bar = ProgressBar::new(path.metadata().map_or(0, |metadata| metadata.len()));
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}") {
-        bar.set_style(style);
-    }
-    bar.with_message(path.display().to_string())
 }
 
 #[cfg(test)]

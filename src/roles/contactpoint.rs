@@ -28,13 +28,15 @@ pub(super) struct Options {
     pub cache: super::CacheKind,
     /// `account,email` a line; for `cache = "file"`.
     pub file: std::path::PathBuf,
+    /// What `metrobus cache build` made of such lines; for `cache = "lmdb"`.
+    pub lmdb: std::path::PathBuf,
     /// For `cache = "redis"`.
     pub hash: String,
 }
 
 fn build(context: &Context) -> anyhow::Result<Stop> {
     let options: Options = context.config.section(ROLE.name)?;
-    let source = context.source(options.cache, &options.file, &options.hash);
+    let source = context.source(options.cache, &options.file, &options.lmdb, &options.hash);
     let handler = Contactpoint::new(source.lookup()?);
     Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()))
 }

@@ -20,6 +20,8 @@ use crate::{
 };
 
 mod busdriver;
+mod cache;
+mod cache_build;
 mod cache_load;
 mod completions;
 mod config;
@@ -43,7 +45,7 @@ pub const ROLES: &[Role] = &[
     whitelist::ROLE,
     logstop::ROLE,
     make_data::ROLE,
-    cache_load::ROLE,
+    cache::ROLE,
     topics::ROLE,
     tail::ROLE,
     config::ROLE,
@@ -126,15 +128,17 @@ impl Context {
 #[serde(rename_all = "lowercase")]
 enum CacheKind {
     File,
+    Lmdb,
     Redis,
 }
 
 impl Context {
-    /// The cache that a role's options name: `file`, or `key` of the configured Redis.
-    fn source(&self, kind: CacheKind, file: &Path, key: &str) -> Source {
+    /// The cache that a role's options name: `file`, `lmdb`, or `key` of the configured Redis.
+    fn source(&self, kind: CacheKind, file: &Path, lmdb: &Path, key: &str) -> Source {
         let redis = &self.config.redis;
         match kind {
             CacheKind::File => Source::File(file.to_owned()),
+            CacheKind::Lmdb => Source::Lmdb(lmdb.to_owned()),
             CacheKind::Redis => Source::Redis { url: redis.url.clone(), key: key.to_owned(), timeout: redis.timeout },
         }
     }

@@ -25,13 +25,15 @@ pub(super) struct Options {
     pub cache: super::CacheKind,
     /// An email a line; for `cache = "file"`.
     pub file: std::path::PathBuf,
+    /// What `metrobus cache build` made of such lines; for `cache = "lmdb"`.
+    pub lmdb: std::path::PathBuf,
     /// For `cache = "redis"`.
     pub set: String,
 }
 
 fn build(context: &Context) -> anyhow::Result<Stop> {
     let options: Options = context.config.section(ROLE.name)?;
-    let source = context.source(options.cache, &options.file, &options.set);
+    let source = context.source(options.cache, &options.file, &options.lmdb, &options.set);
     let listed = source.membership()?;
     let handler = Whitelist { listed, emails: Keys::default(), found: Vec::new() };
     Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()))

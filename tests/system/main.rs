@@ -8,6 +8,7 @@ mod faults;
 mod fleet;
 mod library;
 mod life;
+mod lmdb;
 mod pusher;
 mod readme;
 mod secure;

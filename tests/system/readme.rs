@@ -132,6 +132,9 @@ fn the_commands_run_in_the_order_of_the_page() {
     let last = tail.run().assert_code(0).stdout_text();
     assert!(last.contains(r#""payload":{"account_number": 1000000, "note": 2.50,"#), "as it went in: {last}");
 
+    reader.follow("Look-ups by the million", &[]);
+    assert!(reader.folder.path("data/emails.lmdb").is_file() && reader.folder.path("data/whitelist.lmdb").is_file());
+
     let outputs = reader.follow("A stop of your own", &[]);
     assert!(printed(&outputs, "metrobus tail Log -n 1").contains(r#"{"name": "ADA"}"#), "{outputs:?}");
     let outputs = reader.follow("Configuration", &[]);
@@ -164,7 +167,17 @@ fn the_commands_run_on_kafka_and_redis() {
 #[test]
 fn every_section_with_commands_is_run() {
     let with: BTreeSet<_> = blocks().iter().filter(|b| b.language == "console").map(|b| b.section).collect();
-    assert_eq!(with, BTreeSet::from(["", "First steps", "A stop of your own", "On Kafka", "Configuration"]));
+    assert_eq!(
+        with,
+        BTreeSet::from([
+            "",
+            "First steps",
+            "A stop of your own",
+            "On Kafka",
+            "Look-ups by the million",
+            "Configuration",
+        ])
+    );
     for block in blocks() {
         assert!(["console", "text", "toml", "rust,no_run"].contains(&block.language), "```{}", block.language);
     }
@@ -222,7 +235,7 @@ fn every_name_on_the_page_exists() {
     let help: String = ROLES
         .iter()
         .map(|role| vec![role.name, "--help"])
-        .chain([vec!["cache", "load", "--help"], vec!["--help"]])
+        .chain([vec!["cache", "load", "--help"], vec!["cache", "build", "--help"], vec!["--help"]])
         .map(|call| Metrobus::new().args(call).run().assert_code(0).stdout_text())
         .collect();
     let words: BTreeSet<_> = help.split(|c: char| c.is_whitespace() || ",<>=[]".contains(c)).collect();

@@ -1,196 +1,58 @@
-//! Seeing that a file has changed, and taking its new content once it is whole.
+//! Taking the content of a text file once it is whole.
 
 use std::{
-    fs::{File, Metadata},
+    fs::File,
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    path::Path,
 };
-
-use arc_swap::ArcSwap;
-use tracing::{debug, error, info};
 
 use super::table::Table;
 use crate::{
-    cache::lines::{Layout, Malformed, unreadable},
+    cache::{
+        lines::{Layout, unreadable},
+        watch::{Content, Stamp, Trouble},
+    },
     error::Misconfigured,
 };
 
-/// Looks over which a changed file has to stay the same before it is taken.
-const LOOKS: u32 = 2;
+/// A text file that is reread when it changes.
+pub type Watch = crate::cache::watch::Watch<Table>;
 
-/// The same for a file that does not end in a newline: most likely its writer is not done.
+/// Looks over which a file that does not end in a newline has to stay the same: most likely its writer is not done.
 const LOOKS_WITHOUT_NEWLINE: u32 = 5;
 
-/// How coarse the times of a file may be: two changes within it can leave the same time behind.
-const TICK_NANOS: u128 = 20_000_000;
-
-/// How long a file that changes while it is read is read anew at start.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What tells that a file is another one, or was written to. The time of the last change of its inode catches what
-/// its modification time does not: a time set back by a copying tool, permissions mended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-/// What a look at the path found.
-type Sight = Result<Stamp, io::ErrorKind>;
-
-/// Why there is no new content.
-#[derive(Debug)]
-enum Trouble {
-    /// The file is being written to: look again.
-    Unsettled,
-    Unreadable(io::ErrorKind),
-    TooLarge,
-    Malformed(Malformed),
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        Self::Unreadable(error.kind())
-    }
-}
-
-/// What came of a look.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Unchanged,
-    /// It has changed, and is not known yet to be whole.
-    Unsettled,
-    Reread {
-        lines: u64,
-        took: Duration,
-    },
-    /// The first look that found this; the old content stays.
-    Failed(String),
-}
-
-impl Outcome {
-    pub fn log(&self, path: &Path) {
-        match self {
-            Self::Unchanged => {}
-            Self::Unsettled => debug!("{} has changed", path.display()),
-            Self::Reread { lines, took } => info!("{}: reread, {lines} lines in {took:.1?}", path.display()),
-            Self::Failed(why) => error!("{why}; the content read before stays in use"),
+impl Content for Table {
+    fn read(
+        path: &Path,
+        layout: Layout,
+        stamp: &Stamp,
+        looks: u32,
+        current: Option<&Self>,
+    ) -> Result<Option<Self>, Trouble> {
+        let text = read(path, stamp, looks >= LOOKS_WITHOUT_NEWLINE)?;
+        if current.is_some_and(|current| current.is_of(&text)) {
+            return Ok(None);
         }
-    }
-}
-
-/// A file and its newest good content.
-pub struct Watch {
-    path: PathBuf,
-    layout: Layout,
-    current: Arc<ArcSwap<Table>>,
-    /// What needs no more attention: loaded, or found wrong.
-    judged: Option<Sight>,
-    /// What failed last, so that it is told once.
-    told: Option<Sight>,
-    seen: Option<Sight>,
-    /// Looks in a row that found `seen`.
-    looks: u32,
-}
-
-impl Watch {
-    /// Reads `path` for the first time.
-    pub fn open(path: &Path, layout: Layout) -> Result<Self, Misconfigured> {
-        let deadline = Instant::now() + PATIENCE;
-        let (table, judged) = loop {
-            match first(path, layout) {
-                Ok(first) => break first,
-                Err(Trouble::Unsettled) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
-                Err(trouble) => return Err(trouble.of(path)),
-            }
-        };
-        let current = Arc::new(ArcSwap::from_pointee(table));
-        Ok(Self { path: path.into(), layout, current, judged, told: None, seen: None, looks: 0 })
+        Table::parse(text, layout).map(Some).map_err(|malformed| Trouble::Wrong(malformed.of(path)))
     }
 
-    pub fn current(&self) -> Arc<ArcSwap<Table>> {
-        Arc::clone(&self.current)
+    fn lines(&self) -> u64 {
+        self.lines()
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    fn unreadable(path: &Path, kind: io::ErrorKind) -> Misconfigured {
+        unreadable(path, kind)
     }
-
-    /// Looks at the file, and takes its content where it has changed and is whole.
-    pub fn look(&mut self) -> Outcome {
-        let sight = sight(&self.path);
-        self.looks = if self.seen == Some(sight) { self.looks + 1 } else { 1 };
-        self.seen = Some(sight);
-        if self.judged == Some(sight) {
-            return Outcome::Unchanged;
-        }
-        if self.looks < LOOKS {
-            return Outcome::Unsettled;
-        }
-        let lasting = sight.is_ok_and(|stamp| stamp.is_lasting(SystemTime::now()));
-        match self.take(sight) {
-            Ok(outcome) => {
-                self.told = None;
-                self.judged = lasting.then_some(sight);
-                outcome
-            }
-            Err(Trouble::Unsettled) => Outcome::Unsettled,
-            Err(trouble) => {
-                // What cannot be read is tried again at each look, what is wrong in itself only when it changes
-                let in_itself = !matches!(trouble, Trouble::Unreadable(_));
-                self.judged = (in_itself && lasting).then_some(sight);
-                if self.told.replace(sight) == Some(sight) {
-                    return Outcome::Unchanged;
-                }
-                Outcome::Failed(trouble.of(&self.path).0)
-            }
-        }
-    }
-
-    fn take(&self, sight: Sight) -> Result<Outcome, Trouble> {
-        let begun = Instant::now();
-        let stamp = sight.map_err(Trouble::Unreadable)?;
-        let text = read(&self.path, &stamp, self.looks >= LOOKS_WITHOUT_NEWLINE)?;
-        if self.current.load().is_of(&text) {
-            return Ok(Outcome::Unchanged);
-        }
-        let table = Table::parse(text, self.layout).map_err(Trouble::Malformed)?;
-        let lines = table.lines();
-        self.current.store(Arc::new(table));
-        Ok(Outcome::Reread { lines, took: begun.elapsed() })
-    }
-}
-
-fn first(path: &Path, layout: Layout) -> Result<(Table, Option<Sight>), Trouble> {
-    let sight = sight(path);
-    let stamp = sight.map_err(Trouble::Unreadable)?;
-    let lasting = stamp.is_lasting(SystemTime::now());
-    let text = read(path, &stamp, true)?;
-    let table = Table::parse(text, layout).map_err(Trouble::Malformed)?;
-    Ok((table, lasting.then_some(sight)))
-}
-
-fn sight(path: &Path) -> Sight {
-    let metadata = path.metadata().map_err(|error| error.kind())?;
-    if metadata.is_dir() {
-        return Err(io::ErrorKind::IsADirectory);
-    }
-    if !metadata.is_file() {
-        return Err(io::ErrorKind::InvalidInput);
-    }
-    Ok(Stamp::of(&metadata))
 }
 
 /// The content of `path`, whose stamp was and stays `stamp`.
 fn read(path: &Path, stamp: &Stamp, without_newline: bool) -> Result<Vec<u8>, Trouble> {
     if stamp.size > Table::MAX_BYTES - 1 {
-        return Err(Trouble::TooLarge);
+        let path = path.display();
+        return Err(Trouble::Wrong(Misconfigured(format!(
+            "{path}: has more than 4 GB; set cache = \"lmdb\" and run `metrobus cache build`, or put it into Redis with \
+             `metrobus cache load`"
+        ))));
     }
     let mut file = File::open(path)?;
     let unchanged = |file: &File| file.metadata().map(|metadata| Stamp::of(&metadata) == *stamp);
@@ -217,45 +79,16 @@ fn ends_in_newline(file: &mut File) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    /// Whether a change after `now` is sure to give another stamp: not where the last one is only just over.
-    fn is_lasting(&self, now: SystemTime) -> bool {
-        let Ok(now) = now.duration_since(UNIX_EPOCH) else { return true };
-        let changed = i128::from(self.changed.0) * 1_000_000_000 + i128::from(self.changed.1);
-        (now.as_nanos() as i128).abs_diff(changed) > TICK_NANOS
-    }
-}
-
-impl Trouble {
-    /// The same as an error of `path`.
-    fn of(&self, path: &Path) -> Misconfigured {
-        let name = path.display();
-        match self {
-            Self::Unsettled => Misconfigured(format!("{name}: keeps changing while it is read")),
-            Self::Unreadable(kind) => unreadable(path, *kind),
-            Self::TooLarge => {
-                Misconfigured(format!("{name}: has more than 4 GB, put it into Redis with `metrobus cache load`"))
-            }
-            Self::Malformed(malformed) => malformed.of(path),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        path::PathBuf,
+        time::{Duration, Instant, UNIX_EPOCH},
+    };
 
     use super::*;
+    use crate::cache::watch::{Outcome, sight};
 
     const OLD: &str = "1,old@x.example\n2,old@x.example\n";
     const NEW: &str = "1,new@x.example\n2,new@x.example\n";
@@ -276,7 +109,7 @@ mod tests {
         }
 
         fn get(&self, key: &str) -> Option<String> {
-            self.watch.current.load().get(key).map(str::to_owned)
+            self.watch.current().load().get(key).map(str::to_owned)
         }
 
         /// Looks again until there is an answer.
@@ -423,7 +256,7 @@ mod tests {
         let shorter = Stamp { size: 5, ..before };
         assert!(matches!(read(&fixture.path, &shorter, true), Err(Trouble::Unsettled)));
         let large = Stamp { size: 1 << 32, ..before };
-        assert!(matches!(read(&fixture.path, &large, true), Err(Trouble::TooLarge)));
+        assert!(matches!(read(&fixture.path, &large, true), Err(Trouble::Wrong(_))));
     }
 
     #[test]
