@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use metrobus::cache::{Keys, Lookup, Value, Values};
+use metrobus::cache::{Keys, Source, Value, Values};
 
 use crate::{
     process::{metrobus, time},
@@ -25,17 +25,8 @@ const PASS: usize = 1000;
 
 const FIRST_ACCOUNT: u64 = 1_000_000;
 
-/// How the library opens what `cache build` made; `None` as long as it cannot.
-fn open(_path: &Path) -> Option<anyhow::Result<Box<dyn Lookup>>> {
-    None
-}
-
 pub fn run(bench: &mut Bench) {
     let what = format!("LMDB, {:.1} million emails", bench.setup.emails as f64 / 1e6);
-    let help = metrobus(bench, &["cache", "build", "--help"], &[]).stderr(Stdio::null()).status();
-    if !help.is_ok_and(|status| status.success()) {
-        return bench.report.missing(&what, "this metrobus has no `cache build`");
-    }
     let file = bench.path("many.dat");
     write_emails(&file, bench.setup.emails).expect("write the emails");
     let built = bench.path("many.lmdb");
@@ -83,8 +74,7 @@ pub fn measure(arguments: &[String]) {
     let [path, count] = arguments else { panic!("lmdb PATH COUNT") };
     let count: u64 = count.parse().expect("a count");
     let start = Instant::now();
-    let Some(opened) = open(Path::new(path)) else { return println!("this library opens no LMDB") };
-    let mut cache = opened.expect("open the cache");
+    let mut cache = Source::Lmdb(path.into()).lookup().expect("open the cache");
     cache.connect().expect("reach the cache");
     let opened = start.elapsed().as_secs_f64() * 1e3;
     let batches = batches(count);

@@ -1,6 +1,14 @@
 //! The parts of a hop one by one: `cargo bench --bench micro`. Every figure is of a batch of [`BATCH`] messages or keys.
 
-use std::{fmt::Write as _, fs, hint::black_box, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    hint::black_box,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use metrobus::{
@@ -105,14 +113,16 @@ fn caches(criterion: &mut Criterion, folder: &Path) {
     let (emails, whitelist) = (folder.join("emails.dat"), folder.join("whitelist.dat"));
     write_caches(&emails, &whitelist, ACCOUNTS);
     let mut group = group(criterion, "cache");
-    let mut lookup = Source::File(emails).lookup().expect("read the emails");
     let mut values = Values::default();
     let (hits, misses) = (batches(|id| account(id).to_string()), batches(|id| (account(id) + ACCOUNTS).to_string()));
-    for (name, batches) in [("file: hit", &hits), ("file: miss", &misses)] {
-        let mut batches = batches.iter().cycle();
-        group.bench_function(name, |bencher| {
-            bencher.iter(|| lookup.get(batches.next().expect("no end"), &mut values).expect("an answer"));
-        });
+    for (kind, source) in [("file", Source::File(emails.clone())), ("lmdb", Source::Lmdb(build(&emails)))] {
+        let mut lookup = source.lookup().expect("open the emails");
+        for (what, batches) in [("hit", &hits), ("miss", &misses)] {
+            let mut batches = batches.iter().cycle();
+            group.bench_function(format!("{kind}: {what}"), |bencher| {
+                bencher.iter(|| lookup.get(batches.next().expect("no end"), &mut values).expect("an answer"));
+            });
+        }
     }
     let mut membership = Source::File(whitelist).membership().expect("read the whitelist");
     let listed = batches(|id| email(account(id)));
@@ -122,6 +132,15 @@ fn caches(criterion: &mut Criterion, folder: &Path) {
         bencher.iter(|| membership.contains(batches.next().expect("no end"), &mut answers).expect("an answer"));
     });
     group.finish();
+}
+
+/// The same emails in LMDB, as a user has them built.
+fn build(emails: &Path) -> PathBuf {
+    let built = emails.with_extension("lmdb");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_metrobus"));
+    command.args(["-q", "cache", "build"]).arg(emails).arg("--out").arg(&built).stdout(Stdio::null());
+    assert!(command.status().expect("start metrobus").success());
+    built
 }
 
 fn batches(key: impl Fn(usize) -> String) -> Vec<Keys> {

@@ -18,25 +18,20 @@
 mod table;
 mod watch;
 
-use std::{
-    path::Path,
-    sync::{Arc, mpsc},
-    time::Duration,
+use std::{path::Path, time::Duration};
+
+use self::table::Table;
+use super::{
+    Keys, Lookup, Membership, Value, Values,
+    lines::Layout,
+    watch::{INTERVAL, Watched},
 };
 
-use arc_swap::ArcSwap;
-
-use self::{table::Table, watch::Watch};
-use super::{Keys, Lookup, Membership, Value, Values, lines::Layout};
-
-/// Between two looks at the file.
-const INTERVAL: Duration = Duration::from_secs(1);
-
 /// Value by key, from a file with `key,value` a line.
-pub struct Map(Watched);
+pub struct Map(Watched<Table>);
 
 /// A list, from a file with a key a line.
-pub struct Set(Watched);
+pub struct Set(Watched<Table>);
 
 impl Map {
     /// Reads `path`, and again whenever it changes. [`Misconfigured`](crate::error::Misconfigured) where it is
@@ -82,30 +77,9 @@ impl Membership for Set {
     }
 }
 
-/// The newest good version of a file.
-struct Watched {
-    current: Arc<ArcSwap<Table>>,
-    /// The thread ends when this is dropped.
-    _stop: mpsc::Sender<()>,
-}
-
-impl Watched {
-    fn open(interval: Duration, path: &Path, layout: Layout) -> anyhow::Result<Self> {
-        let mut watch = Watch::open(path, layout)?;
-        let current = watch.current();
-        let (stop, stopped) = mpsc::channel();
-        std::thread::Builder::new().name("cache-reread".into()).spawn(move || {
-            while stopped.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
-                watch.look().log(watch.path());
-            }
-        })?;
-        Ok(Self { current, _stop: stop })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Instant};
+    use std::{fs, sync::Arc, time::Instant};
 
     use super::*;
     use crate::cache::real_redis::until;

@@ -15,9 +15,6 @@ use crate::{
     error::Misconfigured,
 };
 
-/// A text file that is reread when it changes.
-pub type Watch = crate::cache::watch::Watch<Table>;
-
 /// Looks over which a file that does not end in a newline has to stay the same: most likely its writer is not done.
 const LOOKS_WITHOUT_NEWLINE: u32 = 5;
 
@@ -88,6 +85,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::cache::watch::Watch;
     use crate::cache::watch::{Outcome, sight};
 
     const OLD: &str = "1,old@x.example\n2,old@x.example\n";
@@ -96,7 +94,7 @@ mod tests {
     struct Fixture {
         _folder: tempfile::TempDir,
         path: PathBuf,
-        watch: Watch,
+        watch: Watch<Table>,
     }
 
     impl Fixture {
@@ -263,7 +261,7 @@ mod tests {
     fn what_is_wrong_at_start_is_told_with_the_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("whitelist.dat");
-        let error = |path: &Path| Watch::open(path, Layout::Single).err().unwrap().to_string();
+        let error = |path: &Path| Watch::<Table>::open(path, Layout::Single).err().unwrap().to_string();
         let name = path.display();
         assert_eq!(error(&path), format!("{name}: no such file, run `metrobus make-data`"));
         fs::write(&path, "a@x\nb@x\nsecret\n").unwrap();
