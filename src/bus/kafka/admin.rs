@@ -19,11 +19,7 @@ use rdkafka::{
     types::RDKafkaErrorCode as Code,
 };
 
-use super::{
-    health::Health,
-    raw,
-    settings::{Linger, Settings},
-};
+use super::{health::Health, raw, settings::Settings};
 use crate::bus::{BusError, GroupInfo, Topic, TopicInfo};
 
 /// Longest wait for one answer.
@@ -76,7 +72,7 @@ impl Admin {
     pub fn connect(&self, wait: Duration) -> Result<(), BusError> {
         // The admin client does not tell why
         let Settings { health, .. } = &*self.settings;
-        let client = raw::Producer::new(&self.settings.producer(None, usize::MAX, Linger::Short), health);
+        let client = raw::Producer::new(&self.settings.producer(None, usize::MAX), health);
         let client = client.map_err(|reason| BusError::Fatal(anyhow!(reason)))?;
         let deadline = Instant::now() + wait;
         health.settle();

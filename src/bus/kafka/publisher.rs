@@ -7,30 +7,28 @@ use std::{
 
 use anyhow::anyhow;
 
-use super::{
-    admin::Admin,
-    raw::Error,
-    sender::Sender,
-    settings::{Linger, Settings},
-};
+use super::{admin::Admin, raw::Error, sender::Sender, settings::Settings};
 use crate::bus::{Batch, BusError, Outbox, Publisher};
 
 /// Longest wait of a call that may be repeated.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two calls of somebody who publishes as fast as possible there is less.
+const BREAK: Duration = Duration::from_millis(5);
+/// Records in flight that are not worth waiting for more.
+const FEW: usize = 1000;
 
 pub struct KafkaPublisher {
     settings: Arc<Settings>,
     sender: Sender,
     confirmed: u64,
+    /// When something was published last.
+    last: Instant,
 }
 
 impl KafkaPublisher {
     pub fn open(settings: &Arc<Settings>, admin: &Arc<Admin>) -> Result<Self, BusError> {
-        Ok(Self {
-            settings: settings.clone(),
-            sender: Sender::open(settings, admin, None, Linger::Short)?,
-            confirmed: 0,
-        })
+        let sender = Sender::open(settings, admin, None)?;
+        Ok(Self { settings: settings.clone(), sender, confirmed: 0, last: Instant::now() })
     }
 
     fn serve(&mut self, wait: Duration) -> Result<(), BusError> {
@@ -92,6 +90,11 @@ impl Publisher for KafkaPublisher {
                 Some(reason) => tracing::warn!("not published: {reason}"),
                 None => self.sender.send(target, &output, 0).map_err(fatal)?,
             }
+        }
+        // Who takes a break or has sent little may not come back soon
+        let paused = std::mem::replace(&mut self.last, Instant::now()).elapsed() > BREAK;
+        if paused || self.sender.in_flight() < FEW {
+            self.sender.push();
         }
         Ok(())
     }

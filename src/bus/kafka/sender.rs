@@ -4,9 +4,9 @@
 //! [`Sender::serve`], which has to be called often.
 //!
 //! **Leaving.** An idempotent producer of librdkafka (2.12) has one round of requests in flight to a partition, and its
-//! thread spins while the records behind them are older than `linger.ms`: a fifth of a hop's processor time. So a stop's
-//! linger is long. Under load batches leave when they are full; when nothing more comes to read, the stop pushes what it
-//! has ([`Sender::push`]), so that a lone record leaves sooner than by any linger.
+//! thread spins while the records behind them are older than `linger.ms`: a fifth of a hop's processor time and more, taken
+//! from a broker on the same machine. So the linger is too long to matter. Under load batches leave when they are full.
+//! When nothing more is at hand, who sends pushes what there is ([`Sender::push`]): a lone record leaves at once.
 //!
 //! **Too large.** A broker checks `max.message.bytes` of a topic against whole batches: one record that is too large fails
 //! its neighbours. So batches are kept below the smallest limit of the topics in use, and each record is compared with
@@ -25,7 +25,7 @@ use anyhow::anyhow;
 use super::{
     admin::Admin,
     raw::{Code, Delivery, Error, Outgoing, Producer},
-    settings::{Linger, Settings},
+    settings::Settings,
     size,
 };
 use crate::bus::{Batch, BusError, OutputRef, Record, Topic};
@@ -33,12 +33,16 @@ use crate::bus::{Batch, BusError, OutputRef, Record, Topic};
 const MOST_RECORDS: usize = 65_536;
 const MOST_BYTES: usize = 16 << 20;
 
+/// A push that has brought nothing for that long may have gone unnoticed.
+const PUSHED: Duration = Duration::from_millis(10);
+
 /// A producer with what it needs to know of its topics.
 pub struct Sender {
     settings: Arc<Settings>,
     admin: Arc<Admin>,
     transactional_id: Option<String>,
-    linger: Linger,
+    /// When all that waited was sent on its way; `None` where something was sent or delivered since.
+    pushed: Option<Instant>,
     producer: Producer,
     topics: Vec<Target>,
     batch_bytes: usize,
@@ -91,17 +95,15 @@ impl Sender {
         settings: &Arc<Settings>,
         admin: &Arc<Admin>,
         transactional_id: Option<String>,
-        linger: Linger,
     ) -> Result<Self, BusError> {
         let batch_bytes = settings.batch_bytes(admin.smallest_limit());
-        let properties = settings.producer(transactional_id.as_deref(), batch_bytes, linger);
+        let properties = settings.producer(transactional_id.as_deref(), batch_bytes);
         let producer = Producer::new(&properties, &settings.health).map_err(|error| BusError::Fatal(anyhow!(error)))?;
         Ok(Self {
             settings: settings.clone(),
             admin: admin.clone(),
             transactional_id,
-            // Who sets another linger means it
-            linger: if settings.lingers() { Linger::Short } else { linger },
+            pushed: None,
             producer,
             topics: Vec::new(),
             batch_bytes,
@@ -170,7 +172,7 @@ impl Sender {
     /// Makes the producer anew, for the limits that hold now. Nothing may be in flight that matters.
     pub fn reopen(&mut self) -> Result<(), BusError> {
         let known: Vec<_> = self.topics.iter().map(|target| target.topic.clone()).collect();
-        *self = Self::open(&self.settings, &self.admin, self.transactional_id.clone(), self.linger)?;
+        *self = Self::open(&self.settings, &self.admin, self.transactional_id.clone())?;
         self.learn(&known).map(drop)
     }
 
@@ -186,7 +188,7 @@ impl Sender {
                 return Ok(false);
             }
             let before = self.flight.records;
-            self.take((deadline - now).min(Duration::from_millis(10)))?;
+            self.take((deadline - now).min(Duration::from_millis(5)))?;
             if self.flight.records == before {
                 // Many partitions, none of which has a full batch
                 self.push();
@@ -221,16 +223,20 @@ impl Sender {
                 Err(error) => return Err(error),
             }
         }
+        self.pushed = None;
         self.flight.records += 1;
         self.flight.bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         Ok(())
     }
 
     /// Sends what waits for company on its way, where something does.
-    pub fn push(&self) {
-        if self.linger == Linger::UntilPushed && self.flight.records > 0 {
-            self.producer.push();
+    pub fn push(&mut self) {
+        // Who sets a linger means it
+        if self.flight.records == 0 || self.settings.lingers() || self.pushed.is_some_and(|at| at.elapsed() < PUSHED) {
+            return;
         }
+        self.producer.push();
+        self.pushed = Some(Instant::now());
     }
 
     /// Takes deliveries in, having pushed and waited up to `wait` for the first. An error is fatal.
@@ -243,7 +249,12 @@ impl Sender {
 
     fn take(&mut self, wait: Duration) -> Result<(), Error> {
         let Self { producer, topics, flight, .. } = self;
-        producer.deliveries(wait, |delivery| flight.take(delivery, topics)).map_or(Ok(()), Err)
+        let before = flight.records;
+        let error = producer.deliveries(wait, |delivery| flight.take(delivery, topics));
+        if flight.records < before {
+            self.pushed = None;
+        }
+        error.map_or(Ok(()), Err)
     }
 
     /// Undoes the transaction, with what is in flight.

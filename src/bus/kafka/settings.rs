@@ -61,23 +61,8 @@ const PRODUCER: &[(&str, &str)] = &[
     ("isolation.level", "read_uncommitted"),
 ];
 
-/// When records leave for the broker, where no property says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Linger {
-    /// Some milliseconds after they were sent.
-    Short,
-    /// When they fill a batch, or are pushed (see [`super::sender`]); a tenth of a second later at the latest.
-    UntilPushed,
-}
-
-impl Linger {
-    fn millis(self) -> &'static str {
-        match self {
-            Self::Short => "5",
-            Self::UntilPushed => "100",
-        }
-    }
-}
+/// Milliseconds that records wait for company where nobody pushes them, see [`super::sender`].
+const LONGEST_LINGER: &str = "2000";
 
 /// By either name.
 const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
@@ -111,10 +96,10 @@ impl Settings {
         // What contradicts each other comes to light only when a client is made
         let quiet = Arc::new(Health::new(""));
         raw::Consumer::new("", &settings.group_member("t", false), &quiet).map_err(wrong)?;
-        raw::Producer::new(&settings.producer(None, usize::MAX, Linger::Short), &quiet).map_err(wrong)?;
+        raw::Producer::new(&settings.producer(None, usize::MAX), &quiet).map_err(wrong)?;
         if settings.exactly_once() {
             let id = settings.transactional_id("t");
-            raw::Producer::new(&settings.producer(Some(&id), usize::MAX, Linger::Short), &quiet).map_err(wrong)?;
+            raw::Producer::new(&settings.producer(Some(&id), usize::MAX), &quiet).map_err(wrong)?;
         }
         Ok(settings)
     }
@@ -162,10 +147,10 @@ impl Settings {
     }
 
     /// For a producer whose batches are at most `largest` bytes.
-    pub fn producer(&self, transactional_id: Option<&str>, largest: usize, linger: Linger) -> Properties {
+    pub fn producer(&self, transactional_id: Option<&str>, largest: usize) -> Properties {
         let mut properties = self.with(&[PRODUCER]);
         if !self.lingers() {
-            properties.insert(LINGER[0].into(), linger.millis().into());
+            properties.insert(LINGER[0].into(), LONGEST_LINGER.into());
         }
         let batch = properties.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(BATCH_BYTES);
         properties.insert("batch.size".into(), batch.min(largest).max(1).to_string());

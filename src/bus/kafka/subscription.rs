@@ -20,7 +20,7 @@ use super::{
     admin::Admin,
     raw::{Code, Consumer, Edge, Error, Message, Rebalance},
     sender::{Refused, Sender},
-    settings::{Linger, Settings},
+    settings::Settings,
     transaction::State,
     watermark::{LONGEST_BATCH, Watermarks},
 };
@@ -74,7 +74,7 @@ impl KafkaSubscription {
     pub fn open(settings: &Arc<Settings>, admin: &Arc<Admin>, letters: &DeadLetters) -> Result<Self, BusError> {
         admin.limits(&[letters.topic.clone(), letters.error.clone()])?;
         let transactional_id = settings.exactly_once().then(|| settings.transactional_id(letters.topic.as_str()));
-        let sender = Sender::open(settings, admin, transactional_id, Linger::UntilPushed)?;
+        let sender = Sender::open(settings, admin, transactional_id)?;
         let transaction = settings.exactly_once().then(State::default);
         let mut subscription = Self {
             settings: settings.clone(),
