@@ -1,5 +1,26 @@
-use super::*;
-use crate::bus::conformance::{self, Fixture};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    lease::this_process,
+    store::explain,
+    topic::{append, pack, trim},
+    *,
+};
+use crate::{
+    bus::{
+        Batch, Outbox,
+        conformance::{self, Fixture},
+    },
+    dead_letter::now_ms,
+};
 
 struct File(tempfile::TempDir, std::cell::Cell<u32>);
 
@@ -198,7 +219,7 @@ fn a_newer_layout_is_refused() {
     file.sqlite().connect().unwrap();
     Connection::open(&file.options().path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = file.sqlite().connect().unwrap_err().to_string();
-    assert!(error.ends_with("has layout 99, this metrobus reads 1; use the metrobus that made it"), "{error}");
+    assert!(error.ends_with("has layout 99, this metrobus reads 2; use the metrobus that made it"), "{error}");
 }
 
 #[test]
@@ -215,7 +236,9 @@ fn a_full_disk_ends_it_with_nothing_acknowledged() {
     for _ in 0..1000 {
         outbox.publish(&topic("In"), 1, None, Some(&[b'x'; 1000]));
     }
-    let error = store.write(|transaction, ids| append(transaction, ids, &Batch::default(), &outbox)).unwrap_err();
+    let none = Batch::default();
+    let rows = pack(&none, &outbox);
+    let error = store.write(|transaction, ids| append(transaction, ids, &rows)).unwrap_err();
     assert!(matches!(error, BusError::Fatal(_)));
     assert!(error.to_string().contains("the disk is full; free some space and start again"), "{error}");
     assert_eq!(store.end(id).unwrap(), 2000, "all or nothing");
