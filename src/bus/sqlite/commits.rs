@@ -153,7 +153,13 @@ impl Drop for Commits {
 /// Runs until the end of the [`Commits`].
 fn keep(shared: &Shared, options: &Options) -> Result<(), BusError> {
     let failed = |error| store::explain(&options.path, "write to", error);
-    let log = Log::open(&options.path)?;
+    let log = loop {
+        match Log::open(&options.path) {
+            // SQLite has waited long for its turn already
+            Err(BusError::Unavailable(_)) => {}
+            opened => break opened?,
+        }
+    };
     loop {
         let state = shared.wait(None, |state| state.made > state.on_disk);
         let (made, on_disk) = (state.made, state.on_disk);
@@ -165,7 +171,10 @@ fn keep(shared: &Shared, options: &Options) -> Result<(), BusError> {
             log.sync(&options.path)?;
         }
         shared.change(|state| state.on_disk = made);
-        log.checkpoint().map_err(failed)?;
+        match log.checkpoint().map_err(failed) {
+            Err(BusError::Fatal(error)) => return Err(BusError::Fatal(error)),
+            Err(BusError::Unavailable(_)) | Ok(()) => {}
+        }
     }
 }
 
@@ -217,5 +226,28 @@ impl Log {
         let pages = |row: &rusqlite::Row<'_>| Ok((row.get(1)?, row.get(2)?));
         let (length, copied): (i64, i64) = self.connection.prepare_cached(&sql)?.query_row([], pages)?;
         Ok((length * self.page_size, copied * self.page_size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_synced_is_an_error_for_all_who_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            path: folder.path().join("no folder/bus.db"),
+            synchronous: Synchronous::Full,
+            retention: Duration::ZERO,
+            retention_bytes: 0,
+        };
+        let commits = Commits::new(Arc::new(options));
+        let end = Instant::now() + Duration::from_secs(60);
+        let error = commits.make().and_then(|number| commits.on_disk(number, end)).unwrap_err();
+        assert!(matches!(error, BusError::Fatal(_)));
+        let again = commits.wait(commits.made(), Duration::from_secs(60)).unwrap_err();
+        assert_eq!(again.to_string(), error.to_string());
+        assert!(error.to_string().contains("it cannot be opened; check sqlite.path"), "{error}");
     }
 }

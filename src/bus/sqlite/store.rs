@@ -37,8 +37,10 @@ const PAGE_BYTES: i32 = 8192;
 const BUSY: Duration = Duration::from_secs(5);
 const BUSY_STEP: Duration = Duration::from_micros(200);
 
-/// Between two looks for others' commits: shortest right after a record came, longest when idle.
-const LOOK: Range<Duration> = Duration::from_micros(250)..Duration::from_millis(5);
+/// Between two looks for others' commits: a [`LOOK_SHARE`]th of the time in which nothing came, so that a look is never
+/// late by more than that, within these bounds.
+const LOOK: Range<Duration> = Duration::from_micros(250)..Duration::from_millis(10);
+const LOOK_SHARE: u32 = 16;
 
 /// Between two rounds of retention.
 const RETENTION_ROUND: Duration = Duration::from_secs(30);
@@ -201,7 +203,7 @@ impl Store {
                 .map_err(|error| self.error("read from", error))?;
             if watch.seen != Some((version, seen)) {
                 if fetch(self)? {
-                    *watch = Watch { seen: None, pause: LOOK.start };
+                    *watch = Watch::default();
                     return Ok(());
                 }
                 watch.seen = Some((version, seen));
@@ -210,8 +212,8 @@ impl Store {
             if left.is_zero() {
                 return Ok(());
             }
-            self.commits.wait(seen, watch.pause.min(left))?;
-            watch.pause = (watch.pause * 5 / 4).clamp(LOOK.start, LOOK.end);
+            let pause = (watch.since.elapsed() / LOOK_SHARE).clamp(LOOK.start, LOOK.end);
+            self.commits.wait(seen, pause.min(left))?;
         }
     }
 
@@ -248,12 +250,18 @@ impl Store {
     }
 }
 
-/// What a reader has seen of the file, and how long it sleeps until it looks again.
-#[derive(Default)]
+/// What a reader has seen of the file.
 pub(super) struct Watch {
     /// The version of the file, and the commits of this process, at which there was nothing to read.
     seen: Option<(i64, u64)>,
-    pause: Duration,
+    /// When there was something last.
+    since: Instant,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { seen: None, since: Instant::now() }
+    }
 }
 
 /// What an error of SQLite means for the bus.
