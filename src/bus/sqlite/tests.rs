@@ -1,5 +1,26 @@
-use super::*;
-use crate::bus::conformance::{self, Fixture};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    lease::this_process,
+    store::explain,
+    topic::{append, pack, trim},
+    *,
+};
+use crate::{
+    bus::{
+        Batch, Outbox,
+        conformance::{self, Fixture},
+    },
+    dead_letter::now_ms,
+};
 
 struct File(tempfile::TempDir, std::cell::Cell<u32>);
 
@@ -198,7 +219,16 @@ fn a_newer_layout_is_refused() {
     file.sqlite().connect().unwrap();
     Connection::open(&file.options().path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = file.sqlite().connect().unwrap_err().to_string();
-    assert!(error.ends_with("has layout 99, this metrobus reads 1; use the metrobus that made it"), "{error}");
+    assert!(error.ends_with("has layout 99, this metrobus reads 2; use the metrobus that made it"), "{error}");
+}
+
+#[test]
+fn an_older_layout_is_refused() {
+    let file = File::new();
+    file.sqlite().connect().unwrap();
+    Connection::open(&file.options().path).unwrap().pragma_update(None, "user_version", 1).unwrap();
+    let error = file.sqlite().connect().unwrap_err().to_string();
+    assert!(error.ends_with("has layout 1, this metrobus reads 2; use the metrobus that made it"), "{error}");
 }
 
 #[test]
@@ -215,7 +245,9 @@ fn a_full_disk_ends_it_with_nothing_acknowledged() {
     for _ in 0..1000 {
         outbox.publish(&topic("In"), 1, None, Some(&[b'x'; 1000]));
     }
-    let error = store.write(|transaction, ids| append(transaction, ids, &Batch::default(), &outbox)).unwrap_err();
+    let none = Batch::default();
+    let rows = pack(&none, &outbox);
+    let error = store.write(|transaction, ids| append(transaction, ids, &rows)).unwrap_err();
     assert!(matches!(error, BusError::Fatal(_)));
     assert!(error.to_string().contains("the disk is full; free some space and start again"), "{error}");
     assert_eq!(store.end(id).unwrap(), 2000, "all or nothing");
@@ -259,5 +291,78 @@ fn a_waiting_reader_is_woken_by_another_connection() {
         let waiting = scope.spawn(move || reader.poll(1, Duration::from_secs(30)).unwrap().len());
         publish(&other, "In", 1, 1);
         assert_eq!(waiting.join().unwrap(), 1);
+    });
+}
+
+/// Offset and value of each record, read `max` at a time.
+fn read_all(bus: &SqliteBus, name: &str, last: u64, max: usize) -> Vec<(i64, String)> {
+    let mut reader = bus.reader(&topic(name), last).unwrap();
+    let mut all = Vec::new();
+    while !reader.at_end() {
+        let batch = reader.poll(max, Duration::ZERO).unwrap();
+        assert!((1..=max).contains(&batch.len()));
+        let value = |value: Option<&[u8]>| String::from_utf8(value.unwrap().to_vec()).unwrap();
+        all.extend(batch.iter().map(|record| (record.offset, value(record.value))));
+    }
+    all
+}
+
+#[test]
+fn offsets_are_exact_across_rows_and_within_them() {
+    let file = File::new();
+    let bus = file.sqlite();
+    for _ in 0..10 {
+        publish(&bus, "In", 7, 1);
+    }
+    let expected: Vec<_> = (0..70).map(|offset| (offset, (offset % 7).to_string())).collect();
+    for max in [1, 4, 7, 100] {
+        assert_eq!(read_all(&bus, "In", u64::MAX, max), expected);
+        assert_eq!(read_all(&bus, "In", 30, max), expected[40..]);
+    }
+    let mut member = bus.subscribe(&letters("In")).unwrap();
+    let batch = Arc::new(member.poll(23, Duration::ZERO).unwrap());
+    member.settle(&batch, 0..23, &Outbox::default()).unwrap();
+    let mut store = bus.open().unwrap();
+    let id = store.find(&topic("In")).unwrap().unwrap();
+    assert_eq!(store.write(|transaction, _| trim(transaction, id, now_ms(), 0)).unwrap(), 23);
+    assert_eq!(read_all(&bus, "In", u64::MAX, 100), expected[23..]);
+    assert_eq!((records(&bus, "In"), member.lag().unwrap()), (47, 47));
+    assert_eq!(member.poll(100, Duration::ZERO).unwrap().get(0).offset, 23);
+}
+
+#[test]
+fn a_large_settle_is_several_rows() {
+    let file = File::new();
+    let bus = file.sqlite();
+    let mut outbox = Outbox::default();
+    for _ in 0..5 {
+        outbox.publish(&topic("In"), 1, None, Some(&[b'x'; 600_000]));
+    }
+    bus.publisher().unwrap().publish(&outbox).unwrap();
+    let count = |sql| Connection::open(&file.options().path).unwrap().query_row(sql, [], |row| row.get::<_, i64>(0));
+    assert_eq!(count("SELECT COUNT(*) FROM topic_1").unwrap(), 3);
+    assert_eq!(read_all(&bus, "In", u64::MAX, 100).len(), 5);
+}
+
+#[test]
+fn the_log_begins_anew_while_several_write() {
+    let file = File::new();
+    let log = format!("{}-wal", file.options().path.display());
+    thread::scope(|scope| {
+        for name in ["A", "B"] {
+            let bus = file.sqlite();
+            let log = &log;
+            scope.spawn(move || {
+                let mut publisher = bus.publisher().unwrap();
+                let mut outbox = Outbox::default();
+                outbox.publish(&topic(name), 1, None, Some(&vec![b'x'; 1 << 20]));
+                for _ in 0..120 {
+                    publisher.publish(&outbox).unwrap();
+                    let length = fs::metadata(log).unwrap().len();
+                    assert!(length < 200 << 20, "{length}");
+                }
+                assert_eq!(publisher.flush(Instant::now() + Duration::from_secs(60)).unwrap(), 120);
+            });
+        }
     });
 }

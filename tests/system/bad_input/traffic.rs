@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use metrobus::{
-    bus::{self, Headers, Topic},
+    bus::{self, Headers, Topic, sqlite::pack::Pack},
     config::Config,
 };
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -77,18 +77,24 @@ fn insert(fleet: &Fleet, topic: &str, records: impl IntoIterator<Item = NewRecor
     connection.busy_timeout(Duration::from_secs(10)).unwrap();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
     let id: i64 = transaction.query_row("SELECT id FROM topics WHERE name = ?1", [topic], |row| row.get(0)).unwrap();
-    let end = format!("SELECT COALESCE(MAX(offset) + 1, 0) FROM topic_{id}");
-    let end: i64 = transaction.query_row(&end, [], |row| row.get(0)).unwrap();
-    let sql = format!("INSERT INTO topic_{id} (offset, timestamp, key, headers, value) VALUES (?1, ?2, ?3, ?4, ?5)");
-    for (offset, record) in (end..).zip(records) {
+    let mut pack = Pack::default();
+    for record in records {
         let mut headers = Vec::new();
         for (name, value) in &record.headers {
             Headers::push(&mut headers, name, value.as_deref());
         }
-        let headers = (!headers.is_empty()).then_some(headers);
-        let timestamp = record.timestamp.unwrap_or(1_700_000_000_000);
-        transaction.execute(&sql, params![offset, timestamp, record.key, headers, record.value]).unwrap();
+        pack.push(&bus::Record {
+            partition: 0,
+            offset: 0,
+            timestamp: record.timestamp.unwrap_or(1_700_000_000_000),
+            key: record.key.as_deref(),
+            headers: Headers::from_encoded(&headers),
+            value: record.value.as_deref(),
+        });
     }
+    pack.seal();
+    let sql = format!("INSERT INTO topic_{id} SELECT COALESCE(MAX(last), -1) + ?1, ?1, ?2 FROM topic_{id}");
+    transaction.execute(&sql, params![pack.count(), pack.bytes()]).unwrap();
     transaction.commit().unwrap();
 }
 
