@@ -62,7 +62,10 @@ const PRODUCER: &[(&str, &str)] = &[
 ];
 
 /// Milliseconds that records wait for company where nobody pushes them, see [`super::sender`].
-const LONGEST_LINGER: &str = "2000";
+const LONGEST_LINGER: u64 = 2000;
+
+/// What librdkafka wants to be longer than the linger; 0 is for ever.
+const TIMEOUTS: [&str; 3] = ["message.timeout.ms", "delivery.timeout.ms", "transaction.timeout.ms"];
 
 /// By either name.
 const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
@@ -150,7 +153,9 @@ impl Settings {
     pub fn producer(&self, transactional_id: Option<&str>, largest: usize) -> Properties {
         let mut properties = self.with(&[PRODUCER]);
         if !self.lingers() {
-            properties.insert(LINGER[0].into(), LONGEST_LINGER.into());
+            let set = TIMEOUTS.iter().filter_map(|name| self.options.properties.get(*name)?.parse::<u64>().ok());
+            let linger = set.filter(|timeout| *timeout > 0).map(|timeout| timeout / 2).chain([LONGEST_LINGER]).min();
+            properties.insert(LINGER[0].into(), linger.unwrap_or(LONGEST_LINGER).to_string());
         }
         let batch = properties.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(BATCH_BYTES);
         properties.insert("batch.size".into(), batch.min(largest).max(1).to_string());

@@ -541,7 +541,12 @@ fn a_property_that_is_wrong_is_named() {
         let error = KafkaBus::new(options(name, value, Guarantee::AtLeastOnce), &error_topic).err().expect(name);
         assert!(error.0.starts_with("kafka.properties: ") && error.0.contains(expected), "{}", error.0);
     }
-    for (name, value) in [("max.poll.interval.ms", "100000"), ("linger.ms", "2"), ("enable.auto.commit", "false")] {
+    for (name, value) in [
+        ("max.poll.interval.ms", "100000"),
+        ("linger.ms", "2"),
+        ("message.timeout.ms", "100"),
+        ("enable.auto.commit", "false"),
+    ] {
         for guarantee in BOTH {
             KafkaBus::new(options(name, value, guarantee), &error_topic).map_err(|error| error.0).expect(name);
         }
