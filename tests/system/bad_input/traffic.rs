@@ -140,7 +140,10 @@ pub fn arrived(fleet: &Fleet) -> Vec<(String, u64)> {
         let payload = &value["payload"];
         Some((payload["at"].as_str()?.to_owned(), payload["n"].as_u64()?))
     };
-    fleet.scratch.read("log.ndjson").lines().filter_map(place).collect()
+    let written = fleet.scratch.read("log.ndjson");
+    // The last line may still be on its way
+    let lines = written.rsplit_once('\n').map_or("", |(lines, _)| lines);
+    lines.lines().filter_map(place).collect()
 }
 
 /// Fails where a process told of a panic.
