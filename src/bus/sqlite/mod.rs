@@ -1,8 +1,9 @@
 //! Topics in one SQLite file, shared by any number of processes on one machine. Nothing to install.
 //!
 //! Settling a batch is one transaction: outputs in, cursor forward. So a hop happens exactly once, whatever dies.
-//! With `synchronous = "full"` it also survives a power cut; with `"normal"` the last transactions before a power cut
-//! may be undone, whole (never after a mere crash of the process).
+//! With `synchronous = "full"` that holds for a power cut too: what was confirmed stays, and of the last moments whole
+//! transactions are undone, none without those that came of it, so that they happen again. With `"normal"` what was
+//! confirmed in the last moments may be undone as well (never after a mere crash of the process).
 //!
 //! - A topic is one partition: a table whose rows hold many records each ([`pack`]), keyed by offset, from 0.
 //! - One member of a group at a time reads a topic. Its lease lies in the file; a member whose process is gone, or who
@@ -16,8 +17,8 @@
 //! # What makes it fast
 //!
 //! SQLite has one writer at a time, so what counts is how little is done under its lock. A settle packs its outputs into
-//! a row a topic before it takes the lock, writes that and the cursor, and lets go. The disk does not keep the lock: a
-//! thread of the process syncs the log and copies it back into the database ([`commits`], which says why nothing is
+//! few rows before it takes the lock, writes them and the cursor, and lets go. The disk does not keep the lock: a
+//! thread of the process syncs the log and copies it back into the database (`commits.rs`, which says why nothing is
 //! lost by it). A settle returns when all processes see it; [`Subscription::flush`] and [`Publisher::flush`] wait until
 //! it is on the disk.
 
@@ -64,7 +65,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Synchronous {
-    /// On the disk: survives a power cut.
+    /// On the disk, within moments: what is confirmed survives a power cut.
     Full,
     /// With the operating system: survives a crash of the process; a power cut may undo the last ones.
     Normal,

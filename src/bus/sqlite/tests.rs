@@ -336,7 +336,7 @@ fn a_large_settle_is_several_rows() {
     let bus = file.sqlite();
     let mut outbox = Outbox::default();
     for _ in 0..5 {
-        outbox.publish(&topic("In"), 1, None, Some(&[b'x'; 600_000]));
+        outbox.publish(&topic("In"), 1, None, Some(&[b'x'; 60_000]));
     }
     bus.publisher().unwrap().publish(&outbox).unwrap();
     let count = |sql| Connection::open(&file.options().path).unwrap().query_row(sql, [], |row| row.get::<_, i64>(0));
