@@ -267,7 +267,14 @@ impl Default for Watch {
 /// What an error of SQLite means for the bus.
 pub(super) fn explain(path: &Path, step: &str, error: rusqlite::Error) -> BusError {
     let path = path.display();
-    let advice = match error.sqlite_error_code() {
+    // What is of another type than it was written as is damaged as well
+    let code = match &error {
+        rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::FromSqlConversionFailure(..) => {
+            Some(ErrorCode::DatabaseCorrupt)
+        }
+        error => error.sqlite_error_code(),
+    };
+    let advice = match code {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             let error = anyhow!("{step} the bus {path}: other processes keep it busy ({error})");
             return BusError::Unavailable(error);

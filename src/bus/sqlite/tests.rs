@@ -196,6 +196,30 @@ fn a_damaged_file_is_a_clear_error() {
 }
 
 #[test]
+fn damaged_rows_are_errors_and_no_records() {
+    let damages = [
+        "UPDATE topic_1 SET records = zeroblob(LENGTH(records)) WHERE last = 19",
+        "UPDATE topic_1 SET count = count + 1 WHERE last = 19",
+        "UPDATE topic_1 SET records = 1 WHERE last = 19",
+        "DELETE FROM topic_1 WHERE last = 19",
+    ];
+    for damage in damages {
+        let file = File::new();
+        let bus = file.sqlite();
+        for _ in 0..3 {
+            publish(&bus, "In", 10, 1);
+        }
+        Connection::open(&file.options().path).unwrap().execute_batch(damage).unwrap();
+        let mut reader = bus.reader(&topic("In"), u64::MAX).unwrap();
+        assert_eq!(reader.poll(10, Duration::ZERO).unwrap().len(), 10, "{damage}");
+        let error = reader.poll(10, Duration::ZERO).err().unwrap_or_else(|| panic!("{damage}"));
+        assert!(error.to_string().contains("the file is damaged or not a bus of metrobus"), "{damage}: {error}");
+        let end = bus.reader(&topic("In"), 5).unwrap().poll(10, Duration::ZERO).unwrap();
+        assert_eq!(end.get(0).offset, 25, "{damage}");
+    }
+}
+
+#[test]
 fn a_new_file_may_be_opened_by_many_at_once() {
     for _ in 0..30 {
         let file = File::new();

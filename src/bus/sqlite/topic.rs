@@ -90,6 +90,11 @@ pub(super) fn read(
     let mut next = position;
     while batch.len() < max && batch.bytes() < BATCH_BYTES {
         let Some(row) = rows.next()? else { break };
+        let first = first_of(row)?;
+        // Nothing is missing between two records but what retention took before the first
+        if first > next && (!batch.is_empty() || oldest(connection, id)? != Some(first)) {
+            return Err(damaged(format!("the records from offset {next} to {first} are gone")));
+        }
         each_record(row, |record| {
             if record.offset >= next {
                 batch.push(record);
@@ -101,21 +106,28 @@ pub(super) fn read(
     Ok(next)
 }
 
+/// The offset of the first record of a row (last, count, records).
+fn first_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<i64> {
+    let (last, count): (i64, i64) = (row.get(0)?, row.get(1)?);
+    // A damaged count may be any number
+    Ok(last.wrapping_sub(count).wrapping_add(1))
+}
+
 /// Calls `act` with the records of a row (last, count, records) until it gives false or there are no more.
 fn each_record(row: &rusqlite::Row<'_>, mut act: impl FnMut(Record<'_>) -> bool) -> rusqlite::Result<()> {
-    let (last, count): (i64, i64) = (row.get(0)?, row.get(1)?);
-    let bytes = row.get_ref(2)?.as_blob()?;
-    let damaged = || {
-        let code = ffi::Error::new(ffi::SQLITE_CORRUPT);
-        rusqlite::Error::SqliteFailure(code, Some(format!("the records up to offset {last} are not as written")))
-    };
-    let mut records = unpack(bytes, last - count + 1).ok_or_else(damaged)?;
+    let (first, count): (i64, i64) = (first_of(row)?, row.get(1)?);
+    let damaged = || damaged(format!("the {count} records from offset {first} on are not as written"));
+    let mut records = unpack(row.get_ref(2)?.as_blob()?, first).ok_or_else(damaged)?;
     for _ in 0..count {
         if !act(records.next().ok_or_else(damaged)?) {
             break;
         }
     }
     Ok(())
+}
+
+fn damaged(what: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(what))
 }
 
 /// What an outbox sends to one topic, packed before the transaction begins: others write meanwhile.
