@@ -19,8 +19,8 @@
 //! SQLite has one writer at a time, so what counts is how little is done under its lock. A settle packs its outputs into
 //! few rows before it takes the lock, writes them and the cursor, and lets go. The disk does not keep the lock: a
 //! thread of the process syncs the log and copies it back into the database (`commits.rs`, which says why nothing is
-//! lost by it). A settle returns when all processes see it; [`Subscription::flush`] and [`Publisher::flush`] wait until
-//! it is on the disk.
+//! lost by it). Other processes see a settle a moment before it is on the disk; it returns when it is there, and one sync
+//! serves all who wait. A publisher does not wait; its [`Publisher::flush`] does.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

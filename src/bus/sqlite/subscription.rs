@@ -151,6 +151,8 @@ impl Subscription for SqliteSubscription {
             return Ok(());
         }
         lease.renewed = Instant::now();
+        // What is settled stays settled
+        while !self.store.flush(Instant::now() + LEASE)? {}
         self.store.retain()
     }
 
