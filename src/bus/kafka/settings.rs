@@ -154,8 +154,9 @@ impl Settings {
         let mut properties = self.with(&[PRODUCER]);
         if !self.lingers() {
             let set = TIMEOUTS.iter().filter_map(|name| self.options.properties.get(*name)?.parse::<u64>().ok());
-            let linger = set.filter(|timeout| *timeout > 0).map(|timeout| timeout / 2).chain([LONGEST_LINGER]).min();
-            properties.insert(LINGER[0].into(), linger.unwrap_or(LONGEST_LINGER).to_string());
+            let linger =
+                set.filter(|timeout| *timeout > 0).fold(LONGEST_LINGER, |linger, timeout| linger.min(timeout / 2));
+            properties.insert(LINGER[0].into(), linger.to_string());
         }
         let batch = properties.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(BATCH_BYTES);
         properties.insert("batch.size".into(), batch.min(largest).max(1).to_string());

@@ -420,10 +420,12 @@ impl KafkaSubscription {
         {
             return due.saturating_duration_since(now);
         }
-        match () {
-            () if self.sender.in_flight() > 0 => PUSH,
-            () if self.watermarks.all_committed() => IDLE,
-            () => BUSY,
+        if self.sender.in_flight() > 0 {
+            PUSH
+        } else if self.watermarks.all_committed() {
+            IDLE
+        } else {
+            BUSY
         }
     }
 

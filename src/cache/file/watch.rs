@@ -85,8 +85,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::cache::watch::Watch;
-    use crate::cache::watch::{Outcome, sight};
+    use crate::cache::watch::{Outcome, Watch, sight};
 
     const OLD: &str = "1,old@x.example\n2,old@x.example\n";
     const NEW: &str = "1,new@x.example\n2,new@x.example\n";
