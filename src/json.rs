@@ -42,6 +42,22 @@ impl<'a> Object<'a> {
         self.raw
     }
 
+    /// The value of the last field called `name`, as it is spelt.
+    pub fn find(&self, name: &str) -> Option<&'a str> {
+        match self.scanned {
+            None => {
+                let mut found = None;
+                fields(self.raw, |key, value| {
+                    if is_key(key, name) {
+                        found = Some(value);
+                    }
+                });
+                found
+            }
+            Some((whole, fields)) => fields.iter().rfind(|field| field.is(whole, name)).map(|field| field.of(whole).1),
+        }
+    }
+
     /// Calls `each` with every key and value, as they are spelt.
     pub fn each(&self, mut each: impl FnMut(Key<'a>, &'a str)) {
         match self.scanned {

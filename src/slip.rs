@@ -144,7 +144,7 @@ impl<'a> Message<'a> {
     /// Takes a record's value apart at a stop on its way. Its slip may name `stops` only.
     pub fn parse(record: Record<'a>, limits: &Limits, stops: &'a Stops) -> Result<Self, Malformed> {
         let checked = Checked::new(record.value, limits, &mut Tape::default())?;
-        Self::on_its_way(record, Parts::new(&checked, None)?, limits, stops)
+        Self::on_its_way(record, Parts::new(&checked, None)?, limits, stops, None)
     }
 
     /// Takes a record's value apart where journeys begin: whatever header it brings is not looked at, only its
@@ -154,17 +154,23 @@ impl<'a> Message<'a> {
         Self::at_its_beginning(record, Parts::new(&checked, None)?)
     }
 
-    /// [`Message::parse`] of a value that has been checked.
+    /// [`Message::parse`] of a value that has been checked. Mostly it is on the same way as the one `before` it, whose
+    /// limits and stops were the same.
     pub(crate) fn on_its_way(
         record: Record<'a>,
         parts: Parts<'a>,
         limits: &Limits,
         stops: &'a Stops,
+        before: Option<&Self>,
     ) -> Result<Self, Malformed> {
         let (Some(header), Some(payload)) = (parts.header, parts.payload) else {
             return Ok(Self::bare(record, &parts, parts.own));
         };
-        let leg = Leg::OnItsWay(Slip::parse(header, limits, stops)?);
+        let before = before.and_then(|before| match &before.leg {
+            Leg::OnItsWay(slip) => Some(slip),
+            _ => None,
+        });
+        let leg = Leg::OnItsWay(Slip::parse(header, limits, stops, before)?);
         let payload = payload.if_object().ok_or(Malformed::PayloadNotObject)?;
         Ok(Self { record, payload: Payload::of(payload), whole: parts.own.raw(), leg })
     }
@@ -335,7 +341,12 @@ fn broken(reason: &str) -> Malformed {
 }
 
 impl<'a> Slip<'a> {
-    fn parse(header: Object<'a>, limits: &Limits, stops: &'a Stops) -> Result<Self, Malformed> {
+    fn parse(
+        header: Object<'a>,
+        limits: &Limits,
+        stops: &'a Stops,
+        before: Option<&Self>,
+    ) -> Result<Self, Malformed> {
         let header = header.if_object().ok_or_else(|| broken("header is not an object"))?;
         let (mut route, mut history, mut id, mut twice) = (None, None, None, None);
         header.each(|key, value| {
@@ -352,9 +363,17 @@ impl<'a> Slip<'a> {
         if let Some(name) = twice {
             return Err(Malformed::Slip(format!("{name} occurs twice")));
         }
+        let route = route.ok_or_else(|| broken("route is missing"))?;
+        if let Some(before) = before
+            && before.route.raw == route
+            && before.history.as_ref().map(|history| history.raw) == history
+        {
+            let history = before.history.as_ref().zip(history).map(|(list, raw)| List { raw, ..list.clone() });
+            return Ok(Self { header: header.raw(), route: List { raw: route, ..before.route }, history, id, ..*before });
+        }
         let mut unknown = None;
         let mut next = None;
-        let route = List::parse("route", route.ok_or_else(|| broken("route is missing"))?, |stop| {
+        let route = List::parse("route", route, |stop| {
             next = stops.find(stop);
             if next.is_none() && unknown.is_none() {
                 unknown = Some(stop);
@@ -412,6 +431,7 @@ impl<'a> Slip<'a> {
 struct List<'a> {
     raw: &'a str,
     length: usize,
+    /// Its last element, here or in another list that is spelt the same.
     last: Option<&'a str>,
     /// Where the element before the last ends in `raw`, in bytes.
     before_last: usize,
@@ -519,7 +539,11 @@ mod tests {
     fn parse_scanned<'a>(value: &'a str, tape: &'a mut Tape) -> Result<Message<'a>, Malformed> {
         let (record, limits) = (record(Some(value.as_bytes())), Limits::default());
         let checked = Checked::new(record.value, &limits, tape)?;
-        Message::on_its_way(record, Parts::new(&checked, Some(tape))?, &limits, stops())
+        let message = Message::on_its_way(record, Parts::new(&checked, Some(tape))?, &limits, stops(), None)?;
+        // Behind one like it, it is the same
+        let again = Message::on_its_way(record, Parts::new(&checked, Some(tape))?, &limits, stops(), Some(&message))?;
+        assert_eq!(format!("{again:?}"), format!("{message:?}"));
+        Ok(again)
     }
 
     fn advanced(value: &str) -> (Option<String>, String) {

@@ -130,6 +130,18 @@ impl Batch {
         Self { epoch, ..Self::default() }
     }
 
+    /// Forgets its records and keeps their memory for others.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.entries.clear();
+    }
+
+    /// Makes room for that much more, so that growing does not move what is there.
+    pub fn reserve(&mut self, records: usize, bytes: usize) {
+        self.entries.reserve(records);
+        self.buffer.reserve(bytes);
+    }
+
     /// Appends a copy of `record`.
     pub fn push(&mut self, record: Record<'_>) {
         let headers = (!record.headers.is_empty()).then(|| record.headers.encoded());
@@ -293,6 +305,13 @@ impl Outbox {
     /// Takes the last output back.
     pub fn pop(&mut self) {
         self.outputs.pop();
+    }
+
+    /// Bytes of all values together, or somewhat more where outputs were taken back or headers are its own.
+    pub fn bytes(&self, batch: &Batch) -> usize {
+        let repeated = self.outputs.iter().filter(|output| matches!(output.value, Field::Input));
+        let repeated = repeated.map(|output| batch.get(output.input).value.map_or(0, <[u8]>::len));
+        self.buffer.len() + repeated.sum::<usize>()
     }
 
     /// The outputs in order; `batch` is the one whose records caused them (an empty one for new records).

@@ -6,7 +6,9 @@
 
 use std::ops::Range;
 
-use super::Key;
+use wide::u8x16;
+
+use super::{Key, is_key};
 
 /// Deepest nesting that is followed here: each level is a call.
 const DEEPEST: usize = 128;
@@ -34,6 +36,14 @@ impl Place {
 }
 
 impl Field {
+    /// Whether its key in `text`, the one that was scanned, spells `name`.
+    pub fn is(&self, text: &str, name: &str) -> bool {
+        let Place { start, end, plain } = self.key;
+        // Without its quotes
+        let spelt = text.as_bytes().get(start as usize + 1..(end as usize).saturating_sub(1));
+        if plain { spelt == Some(name.as_bytes()) } else { is_key(self.key.of(text), name) }
+    }
+
     /// Key and value as they are spelt in `text`, the one that was scanned.
     pub fn of<'a>(&self, text: &'a str) -> (Key<'a>, &'a str) {
         (Key::new(self.key.of(text), self.key.plain), self.value.of(text))
@@ -97,27 +107,22 @@ pub fn scan(text: &str, depth: usize, names: [&str; 2], tape: &mut Tape) -> Opti
 }
 
 /// The first place in `bytes` from `at` on of what ends a text or means something in it: a quote, a backslash, a control
-/// character; their end where there is none. Eight bytes at a time; the lowest byte that a mask marks is marked rightly,
-/// see Hacker's Delight, 6-1.
+/// character; their end where there is none. Sixteen bytes at a time.
 pub(super) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*chunk);
-        let below = |word: u64, least: u8| word.wrapping_sub(eight(least)) & !word & eight(0x80);
-        let found = below(word ^ eight(b'"'), 1) | below(word ^ eight(b'\\'), 1) | below(word, b' ');
+    let (quote, backslash, last_control) = (u8x16::splat(b'"'), u8x16::splat(b'\\'), u8x16::splat(b' ' - 1));
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+        let chunk = u8x16::new(*chunk);
+        let found = chunk.simd_eq(quote) | chunk.simd_eq(backslash) | chunk.min(last_control).simd_eq(chunk);
+        let found = found.to_bitmask();
         if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+            return at + found.trailing_zeros() as usize;
         }
-        at += 8;
+        at += 16;
     }
     while bytes.get(at).is_some_and(|&byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
         at += 1;
     }
     at
-}
-
-/// Bytes that are eight times `byte`.
-const fn eight(byte: u8) -> u64 {
-    u64::from_le_bytes([byte; 8])
 }
 
 /// A place in what may or may not be JSON. Each step passes over what it expects, or gives `None`.

@@ -338,18 +338,18 @@ impl Stop {
     /// it, up to the first message that is to be tried again.
     fn judge(&mut self, batch: &Batch, range: std::ops::Range<usize>, attempt: u32, scratch: &mut Scratch) -> Judged {
         let (limits, stops) = (self.settings.limits, Arc::clone(&self.settings.stops));
-        let Scratch { tape, outbox } = scratch;
+        let Scratch { tape, outbox, messages: memory } = scratch;
         tape.clear();
         outbox.clear();
         let checked: Vec<_> = range.clone().map(|index| Checked::new(batch.get(index).value, &limits, tape)).collect();
-        let mut messages = Vec::with_capacity(range.len());
+        let mut messages = recycled(std::mem::take(memory));
         let mut malformed = Vec::new();
         for (index, checked) in range.clone().zip(checked) {
             let message = checked.and_then(|checked| {
                 let (record, parts) = (batch.get(index), Parts::new(&checked, Some(tape))?);
                 match self.handler.begins_journeys() {
                     true => Message::at_its_beginning(record, parts),
-                    false => Message::on_its_way(record, parts, &limits, &stops),
+                    false => Message::on_its_way(record, parts, &limits, &stops, messages.last()),
                 }
             });
             match message {
@@ -384,6 +384,7 @@ impl Stop {
             };
             self.carry_out(index, message, verdict, tries, outbox, &mut counts);
         }
+        *memory = recycled(messages);
         Judged::Up { to: range.end, tally: counts, retry: None }
     }
 
@@ -453,6 +454,15 @@ fn label(reason: Reason) -> Reason {
 struct Scratch {
     tape: Tape,
     outbox: Outbox,
+    /// Empty.
+    messages: Vec<Message<'static>>,
+}
+
+/// An empty vector in the memory of another one, whose messages may have been of other batches.
+fn recycled<'a>(mut messages: Vec<Message<'_>>) -> Vec<Message<'a>> {
+    messages.clear();
+    // An iterator over a vector collects in place, whatever the lifetimes
+    messages.into_iter().map(|_| unreachable!("it is empty")).collect()
 }
 
 /// What came of handling a range of a batch.

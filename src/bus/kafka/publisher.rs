@@ -80,7 +80,7 @@ impl Publisher for KafkaPublisher {
             }
             self.sender.reopen()?;
         }
-        let bytes = outbox.iter(&none).map(|output| output.value.map_or(0, <[u8]>::len)).sum();
+        let bytes = outbox.bytes(&none);
         if !self.sender.wait_for_room(outbox.len(), bytes, deadline).map_err(fatal)? {
             return self.waits();
         }

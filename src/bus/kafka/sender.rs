@@ -30,8 +30,8 @@ use super::{
 };
 use crate::bus::{Batch, BusError, OutputRef, Record, Topic};
 
-const MOST_RECORDS: usize = 65_536;
-const MOST_BYTES: usize = 16 << 20;
+const MOST_RECORDS: usize = 32_768;
+const MOST_BYTES: usize = 8 << 20;
 
 /// A push that has brought nothing for that long may have gone unnoticed.
 const PUSHED: Duration = Duration::from_millis(10);

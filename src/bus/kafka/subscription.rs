@@ -515,8 +515,7 @@ impl KafkaSubscription {
         if !self.ready_to_send(deadline)? || !self.prepare(outbox, deadline)? {
             return waits(self);
         }
-        let bytes = outbox.iter(batch).map(|output| output.value.map_or(0, <[u8]>::len)).sum();
-        match self.sender.wait_for_room(outbox.len(), bytes, deadline) {
+        match self.sender.wait_for_room(outbox.len(), outbox.bytes(batch), deadline) {
             Ok(true) => {}
             Ok(false) => return waits(self),
             Err(error) => self.replace_producer(&error)?,
@@ -569,11 +568,12 @@ impl Subscription for KafkaSubscription {
         if let Some(batch) = self.unstash(max) {
             return Ok(batch);
         }
+        let mut batch = self.watermarks.blank();
         loop {
             self.serve()?;
             self.rebalance()?;
             let now = Instant::now();
-            let mut batch = Batch::with_epoch(self.watermarks.epoch());
+            batch.epoch = self.watermarks.epoch();
             if self.finish_set_back()? {
                 self.consume(&mut batch, max, Duration::ZERO)?;
                 if let Some(transaction) = &mut self.transaction {

@@ -24,6 +24,8 @@ pub struct Watermarks {
     runs: VecDeque<Run>,
     /// Number of the first in `runs`; those before it are done.
     first: u64,
+    /// Batches that are done with, for their memory.
+    spare: Vec<Batch>,
 }
 
 struct Partition {
@@ -75,6 +77,14 @@ impl Settled {
 }
 
 impl Watermarks {
+    /// An empty batch, in the memory of one that is done with where there is one.
+    pub fn blank(&mut self) -> Batch {
+        let mut batch = self.spare.pop().unwrap_or_default();
+        batch.clear();
+        batch.epoch = self.epoch;
+        batch
+    }
+
     /// For [`Batch::epoch`] of what is handed out from now on.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -176,7 +186,8 @@ impl Watermarks {
         if let Some(run) = self.run(token) {
             run.pending = run.pending.saturating_sub(1);
             if run.pending == 0 {
-                run.batch = None;
+                let last = run.batch.take().and_then(Arc::into_inner);
+                self.spare.extend(last);
             }
         }
     }

@@ -30,6 +30,8 @@ pub(super) struct SqliteSubscription {
     lease: Option<Lease>,
     /// When to try again for the lease.
     next_try: Instant,
+    /// Records and bytes of the last batch: what the next one is likely to take.
+    last: (usize, usize),
     watch: Watch,
 }
 
@@ -52,6 +54,7 @@ impl SqliteSubscription {
             owner,
             lease: None,
             next_try: Instant::now(),
+            last: (0, 0),
             watch: Watch::default(),
         })
     }
@@ -118,6 +121,8 @@ impl Subscription for SqliteSubscription {
         self.renew_lease()?;
         self.take_lease()?;
         let mut batch = Batch::default();
+        let (records, bytes) = self.last;
+        batch.reserve(records, bytes);
         let Some(lease) = &mut self.lease else {
             thread::sleep(wait.min(STAND_BY));
             return Ok(batch);
@@ -128,6 +133,7 @@ impl Subscription for SqliteSubscription {
             lease.position = store.read(id, lease.position, max, &mut batch)?;
             Ok(!batch.is_empty())
         })?;
+        self.last = (batch.len(), batch.bytes());
         Ok(batch)
     }
 
