@@ -341,12 +341,7 @@ fn broken(reason: &str) -> Malformed {
 }
 
 impl<'a> Slip<'a> {
-    fn parse(
-        header: Object<'a>,
-        limits: &Limits,
-        stops: &'a Stops,
-        before: Option<&Self>,
-    ) -> Result<Self, Malformed> {
+    fn parse(header: Object<'a>, limits: &Limits, stops: &'a Stops, before: Option<&Self>) -> Result<Self, Malformed> {
         let header = header.if_object().ok_or_else(|| broken("header is not an object"))?;
         let (mut route, mut history, mut id, mut twice) = (None, None, None, None);
         header.each(|key, value| {
@@ -369,7 +364,13 @@ impl<'a> Slip<'a> {
             && before.history.as_ref().map(|history| history.raw) == history
         {
             let history = before.history.as_ref().zip(history).map(|(list, raw)| List { raw, ..list.clone() });
-            return Ok(Self { header: header.raw(), route: List { raw: route, ..before.route }, history, id, ..*before });
+            return Ok(Self {
+                header: header.raw(),
+                route: List { raw: route, ..before.route },
+                history,
+                id,
+                ..*before
+            });
         }
         let mut unknown = None;
         let mut next = None;

@@ -15,6 +15,7 @@
 //! A writer that pauses for seconds after a whole line still gets past this. So files are best replaced by rename, as
 //! `metrobus make-data` does.
 
+mod pages;
 mod table;
 mod watch;
 

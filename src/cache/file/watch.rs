@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::table::Table;
+use super::{pages, table::Table};
 use crate::{
     cache::{
         lines::{Layout, unreadable},
@@ -58,6 +58,7 @@ fn read(path: &Path, stamp: &Stamp, without_newline: bool) -> Result<Vec<u8>, Tr
     }
     // One more for a newline at its end, and one to see that there is no more
     let mut text = Vec::with_capacity(stamp.size as usize + 2);
+    pages::large(&mut text);
     (&file).take(stamp.size + 1).read_to_end(&mut text)?;
     if text.len() as u64 != stamp.size || !unchanged(&file)? {
         return Err(Trouble::Unsettled);
