@@ -25,9 +25,10 @@
 //! 2. [`handler`]: what a stop does, messages in and verdicts out.
 //! 3. [`stop`]: the loop around it: poll, handle, advance, settle. Helped by [`dead_letter`], [`drain`], [`backoff`],
 //!    [`shutdown`] and [`stats`].
-//! 4. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
-//! 5. [`cache`]: look-ups by key, in files, LMDB and Redis.
-//! 6. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them.
+//! 4. [`rules`]: which route a message takes.
+//! 5. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
+//! 6. [`cache`]: look-ups by key, in files, LMDB and Redis.
+//! 7. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them.
 //!
 //! # A stop of your own
 //!
@@ -68,6 +69,7 @@ pub mod handler;
 mod json;
 pub mod payload;
 pub mod roles;
+pub mod rules;
 pub mod shutdown;
 pub mod slip;
 pub mod stats;

@@ -109,6 +109,11 @@ impl<'a> Payload<'a> {
         Self { object, edits: Edits::default() }
     }
 
+    /// The object as it arrived, without what was set since.
+    pub(crate) fn object(&self) -> Object<'a> {
+        self.object
+    }
+
     /// The bytes as they arrived, without what was set since.
     pub fn raw(&self) -> &'a str {
         self.object.raw()

@@ -488,12 +488,23 @@ pub struct Itinerary {
 impl Itinerary {
     /// The route through `stops`, in the order of travel.
     pub fn new(stops: &[Topic]) -> Self {
+        Self::with(stops, "")
+    }
+
+    /// The same, naming the rule that chose it and the hash of the rules that it is one of: texts that JSON takes as
+    /// they are.
+    pub(crate) fn ruled(stops: &[Topic], rule: &str, rules: &str) -> Self {
+        Self::with(stops, &format!(r#""rule":"{rule}","rules":"{rules}","#))
+    }
+
+    /// With `fields` of the header, each with a comma behind it.
+    fn with(stops: &[Topic], fields: &str) -> Self {
         let quoted = |stop: &Topic| format!("\"{stop}\"");
         let stack: Vec<_> = stops.iter().rev().map(quoted).collect();
         let left = &stack[..stack.len().saturating_sub(1)];
         let travelled: Vec<_> = stops.iter().take(1).map(quoted).collect();
         let header = format!(
-            r#"{{"header":{{"route":[{}],"original_route":[{}],"historical_route":[{}],"id":""#,
+            r#"{{"header":{{"route":[{}],"original_route":[{}],"historical_route":[{}],{fields}"id":""#,
             left.join(","),
             stack.join(","),
             travelled.join(",")

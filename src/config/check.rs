@@ -196,15 +196,24 @@ fn topics(config: &Config) -> Result<(), Misconfigured> {
 
 const ROUTE: &str = "busdriver.route";
 
-/// Refuses a route that a journey cannot take to its end.
+/// Refuses a `busdriver.route` that a journey cannot take to its end.
 pub(super) fn route(config: &Config) -> Result<(), Misconfigured> {
     #[derive(Deserialize)]
     struct Busdriver {
-        topic: Topic,
         route: Vec<Topic>,
     }
-    let wrong = |what: String| Err(config.tree.says(ROUTE, what));
-    let Busdriver { topic: own, route } = config.section("busdriver")?;
+    let Busdriver { route } = config.section("busdriver")?;
+    stops(config, ROUTE, &route)
+}
+
+/// Refuses the `route` under `key` where a journey cannot take it to its end.
+pub(super) fn stops(config: &Config, key: &str, route: &[Topic]) -> Result<(), Misconfigured> {
+    #[derive(Deserialize)]
+    struct Busdriver {
+        topic: Topic,
+    }
+    let wrong = |what: String| Err(config.tree.says(key, what));
+    let Busdriver { topic: own } = config.section("busdriver")?;
     if route.is_empty() {
         return wrong("is empty, must name one stop or more".into());
     }
@@ -215,10 +224,10 @@ pub(super) fn route(config: &Config) -> Result<(), Misconfigured> {
     let mut stops = config.stop_topics();
     stops.retain(|stop| *stop != own);
     for topic in route {
-        if topic == own {
+        if *topic == own {
             return wrong(format!("names \"{topic}\", which the busdriver reads: the journey would never end"));
         }
-        if !stops.contains(&topic) {
+        if !stops.contains(topic) {
             let stops = stops.iter().map(Topic::as_str).collect::<Vec<_>>().join(", ");
             return wrong(format!(
                 "names \"{topic}\", which no stop here reads; add it to `stops`, or name one of {stops}"

@@ -4,7 +4,10 @@
 //! name is lower case and `_` a dot: `METROBUS__KAFKA__PROPERTIES__SASL_PASSWORD` is `sasl.password`. Other variables,
 //! such as `METROBUS_CONFIG`, are passed over.
 
-use std::{collections::BTreeMap, ffi::OsString};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+};
 
 use toml::{Value, de::DeValue};
 
@@ -19,6 +22,11 @@ const PREFIX: &str = "METROBUS__";
 /// The variable that sets the key `path`.
 pub(super) fn variable(path: &[String]) -> String {
     format!("{PREFIX}{}", path.join("__").to_uppercase())
+}
+
+/// Whether a variable of that name is for the configuration.
+pub(super) fn is_ours(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
 }
 
 /// Lays `variables` over what `tree` holds.
@@ -42,11 +50,11 @@ fn set(tree: &mut Tree, key: &str, value: &str, origin: Origin) -> Result<(), St
             let name = path.last().map_or("", |name| name);
             let value = fit(from_text(value, &leaf.value), &leaf.value, name)
                 .map_err(|what| format!("{} {what}", text::dotted(&path)))?;
-            *leaf = Leaf { value, origin };
+            *leaf = Leaf::new(value, origin);
             return Ok(());
         }
         Found::Free(table, name) => {
-            table.set(name.to_lowercase().replace('_', "."), Leaf { value: value.into(), origin });
+            table.set(name.to_lowercase().replace('_', "."), Leaf::new(value.into(), origin));
             return Ok(());
         }
         Found::Table(path) => {

@@ -9,7 +9,7 @@ use toml::{
 
 use super::{
     nearest, text,
-    tree::{Key, Leaf, Node, Origin, Table, Tree, fit, in_order, plain},
+    tree::{Key, Leaf, Node, Origin, Part, Table, Tree, fit, in_order, plain},
 };
 use crate::error::Misconfigured;
 
@@ -21,12 +21,13 @@ pub(super) fn lay(tree: &mut Tree, path: &Path, text: &str) -> Result<(), Miscon
         let path = text::escaped(&path.display().to_string());
         Misconfigured(format!("{path}:{line}:{column}: {}", text::escaped(error.message())))
     })?;
-    let file = File { path, lines, keys: tree.keys() };
+    let file = File { path, text, lines, keys: tree.keys() };
     file.lay(tree.root_mut(), table.into_inner(), &mut Vec::new())
 }
 
 struct File<'a> {
     path: &'a Path,
+    text: &'a str,
     lines: Lines,
     keys: Vec<Key>,
 }
@@ -44,8 +45,12 @@ impl File<'_> {
             let wrong = |what| Misconfigured(format!("{origin}: {} {what}", text::dotted(path)));
             match table.node_mut(|found| found == name) {
                 Some((_, Node::Leaf(leaf))) => {
+                    let mut parts = Vec::new();
+                    if let DeValue::Array(items) = value.get_ref() {
+                        self.parts(items, &mut parts);
+                    }
                     let value = plain(value).and_then(|value| fit(value, &leaf.value, &name)).map_err(wrong)?;
-                    *leaf = Leaf { value, origin };
+                    *leaf = Leaf { value, origin, parts };
                 }
                 Some((_, Node::Table(below))) => match value.into_inner() {
                     DeValue::Table(from) => self.lay(below, from, path)?,
@@ -96,9 +101,38 @@ impl File<'_> {
                     return Err(wrong(format!("is {shown}, must be a string, an integer, true or false")));
                 }
             };
-            table.set(name, Leaf { value: text.into(), origin });
+            table.set(name, Leaf::new(text.into(), origin));
         }
         Ok(())
+    }
+
+    /// Where the keys of the tables in a list are.
+    fn parts(&self, items: &[Spanned<DeValue<'_>>], parts: &mut Vec<Part>) {
+        for (index, item) in items.iter().enumerate() {
+            if let DeValue::Table(table) = item.get_ref() {
+                let path = format!("[{index}]");
+                parts.push(self.part(path.clone(), &item.span(), &item.span()));
+                self.parts_of(table, &path, parts);
+            }
+        }
+    }
+
+    fn parts_of(&self, table: &DeTable<'_>, path: &str, parts: &mut Vec<Part>) {
+        for (name, value) in table {
+            let path = format!("{path}.{}", text::name_text(name.get_ref()));
+            parts.push(self.part(path.clone(), &name.span(), &value.span()));
+            if let DeValue::Table(below) = value.get_ref() {
+                self.parts_of(below, &path, parts);
+            }
+        }
+    }
+
+    fn part(&self, path: String, key: &Range<usize>, value: &Range<usize>) -> Part {
+        let written = self.text.get(value.clone()).unwrap_or_default();
+        let quotes = ["'''", "\"\"\""].iter().find_map(|quotes| written.strip_prefix(quotes));
+        // A line break behind the quotes is no part of the text
+        let skipped = usize::from(quotes.is_some_and(|text| text.starts_with(['\n', '\r'])));
+        Part { path, origin: self.origin(key), text: self.lines.line(value.start) + skipped }
     }
 
     fn origin(&self, span: &Range<usize>) -> Origin {

@@ -34,7 +34,8 @@ use std::{
     ffi::OsString,
     fmt::{self, Display},
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -77,6 +78,12 @@ pub struct Config {
     pub log: Log,
     #[serde(skip)]
     tree: Tree,
+    /// The file, and what stood in it.
+    #[serde(skip)]
+    file: Option<(PathBuf, Arc<str>)>,
+    /// The variables that were laid over the file. They hold secrets.
+    #[serde(skip)]
+    environment: Vec<(OsString, OsString)>,
 }
 
 /// Where topics live.
@@ -177,10 +184,14 @@ impl Config {
         if let Some((path, text)) = file {
             file::lay(&mut tree, path, text)?;
         }
-        environment::lay(&mut tree, environment.into_iter().map(|(name, value)| (name.into(), value.into())))?;
+        let variables = environment.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let environment: Vec<_> = variables.filter(|(name, _)| environment::is_ours(name)).collect();
+        environment::lay(&mut tree, environment.iter().cloned())?;
         check::numbers(&tree)?;
         let mut config: Self = typed::read(&tree, "")?;
         config.tree = tree;
+        config.file = file.map(|(path, text)| (path.to_owned(), text.into()));
+        config.environment = environment;
         check::meaning(&config)?;
         Ok(config)
     }
@@ -194,6 +205,32 @@ impl Config {
     /// The error `message` about the value of `key` ("contactpoint.file"), with where that value came from.
     pub fn error(&self, key: &str, message: impl Display) -> Misconfigured {
         self.tree.error(key, message)
+    }
+
+    /// The error `message` about a line of the text that is the value of `key`, the first being 0.
+    pub(crate) fn error_below(&self, key: &str, line: usize, message: impl Display) -> Misconfigured {
+        match (self.tree.origin(key), self.tree.text_line(key)) {
+            (Some(Origin::File(path, _)), Some(first)) => {
+                let origin = Origin::File(path.clone(), first + line);
+                Misconfigured(format!("{origin}: {key}: {message}"))
+            }
+            _ => self.error(key, message),
+        }
+    }
+
+    /// The file that it was read from, if from one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// What stood in that file.
+    pub(crate) fn file_text(&self) -> Option<&str> {
+        self.file.as_ref().map(|(_, text)| &**text)
+    }
+
+    /// The configuration that `file` has now, under the same variables.
+    pub fn of_file(&self, file: Option<&Path>) -> Result<Self, Misconfigured> {
+        Self::load(file, self.environment.iter().cloned())
     }
 
     /// The topics that a slip may name: those that the stops read, in the order of their sections, then `stops`.
@@ -212,6 +249,11 @@ impl Config {
     /// the default only matters to who drives.
     pub(crate) fn check_route(&self) -> Result<(), Misconfigured> {
         check::route(self)
+    }
+
+    /// Whether a journey can take the route that stands under `key` to its end.
+    pub(crate) fn check_stops(&self, key: &str, route: &[Topic]) -> Result<(), Misconfigured> {
+        check::stops(self, key, route)
     }
 
     /// Whether messages are counted in Redis.

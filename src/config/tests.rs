@@ -58,7 +58,10 @@ fn the_sections_of_the_example_have_their_defaults() {
     let config = load("", &[]).unwrap();
     let section = |role| toml::to_string(&config.section::<toml::Table>(role).unwrap()).unwrap();
     assert_eq!(section("pusher"), "topic = \"Source\"\n");
-    assert_eq!(section("busdriver"), "route = [\"AddEmail\", \"WhiteList\", \"Log\"]\ntopic = \"Source\"\n");
+    assert_eq!(
+        section("busdriver"),
+        "on_error = \"next\"\nroute = [\"AddEmail\", \"WhiteList\", \"Log\"]\nrule = []\ntest = []\ntopic = \"Source\"\n"
+    );
     assert_eq!(
         section("contactpoint"),
         "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\nlmdb = \"data/emails.lmdb\"\ntopic = \"AddEmail\"\n"

@@ -40,6 +40,24 @@ impl Display for Origin {
 pub(super) struct Leaf {
     pub value: Value,
     pub origin: Origin,
+    /// Of a list of tables, where its parts came from.
+    pub parts: Vec<Part>,
+}
+
+impl Leaf {
+    pub fn new(value: Value, origin: Origin) -> Self {
+        Self { value, origin, parts: Vec::new() }
+    }
+}
+
+/// A part of a value in a file.
+#[derive(Clone)]
+pub(super) struct Part {
+    /// How it goes on behind the key, as `[1].when` does.
+    pub path: String,
+    pub origin: Origin,
+    /// Of text, the line in which it begins, which in TOML may be the one after its quotes.
+    pub text: usize,
 }
 
 #[derive(Clone)]
@@ -59,10 +77,10 @@ impl Table {
     fn new(defaults: DeTable<'_>) -> Self {
         let node = |value| match value {
             DeValue::Table(table) => Node::Table(Self::new(table)),
-            value => Node::Leaf(Leaf {
-                value: plain(Spanned::new(0..0, value)).expect("a default is a value"),
-                origin: Origin::Default,
-            }),
+            value => {
+                let value = plain(Spanned::new(0..0, value)).expect("a default is a value");
+                Node::Leaf(Leaf::new(value, Origin::Default))
+            }
         };
         let nodes: Vec<_> = in_order(defaults)
             .into_iter()
@@ -183,9 +201,24 @@ impl Tree {
 
     /// Where the value of `key` came from; `key` may also be a part of the value, as `route[1]` is.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
-        let part = |rest: &str| rest.is_empty() || rest.starts_with(['[', '.']);
-        let holds = |path: &[&str]| key.strip_prefix(&text::dotted(path)).is_some_and(part);
-        self.leaves().into_iter().find(|(path, _)| holds(path)).map(|(_, leaf)| &leaf.origin)
+        let (leaf, part) = self.place(key)?;
+        Some(part.map_or(&leaf.origin, |part| &part.origin))
+    }
+
+    /// The line of the file in which the text begins that is the value of `key`.
+    pub fn text_line(&self, key: &str) -> Option<usize> {
+        let (_, part) = self.place(key)?;
+        part.map(|part| part.text)
+    }
+
+    /// The leaf that holds `key`, and the least part of it that does.
+    fn place(&self, key: &str) -> Option<(&Leaf, Option<&Part>)> {
+        let is_part = |rest: &str| rest.is_empty() || rest.starts_with(['[', '.']);
+        self.leaves().into_iter().find_map(|(path, leaf)| {
+            let rest = key.strip_prefix(&text::dotted(&path)).filter(|rest| is_part(rest))?;
+            let holding = leaf.parts.iter().filter(|part| rest.strip_prefix(&part.path).is_some_and(is_part));
+            Some((leaf, holding.max_by_key(|part| part.path.len())))
+        })
     }
 
     /// The error that is a sentence with `key` as its subject.

@@ -203,7 +203,12 @@ impl<'de> MapAccess<'de> for Inner<'_> {
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
         self.value = self.rest.next();
-        self.value.as_ref().map(|here| seed.deserialize(here.name.as_str().into_deserializer())).transpose()
+        // An error of a key is one of its name
+        let read = |here: &Here<'_>| {
+            seed.deserialize(here.name.as_str().into_deserializer())
+                .map_err(|error: Error| Error { at: Some((here.key.clone(), String::new())), ..error })
+        };
+        self.value.as_ref().map(read).transpose()
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
@@ -237,6 +242,12 @@ impl serde::de::Error for Error {
 
     fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
         Self::custom(format_args!("must be {}", plainly(&expected.to_string())))
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let likeness = |known: &&&str| strsim::normalized_damerau_levenshtein(field, known);
+        let near = expected.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or(&"");
+        Self::custom(format_args!("unknown key; did you mean `{near}`?"))
     }
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {

@@ -29,6 +29,7 @@ mod contactpoint;
 mod demo;
 mod logstop;
 mod make_data;
+mod plan;
 mod pusher;
 mod run;
 mod tail;
@@ -46,6 +47,7 @@ pub const ROLES: &[Role] = &[
     logstop::ROLE,
     make_data::ROLE,
     cache::ROLE,
+    plan::ROLE,
     topics::ROLE,
     tail::ROLE,
     config::ROLE,

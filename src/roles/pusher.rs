@@ -198,7 +198,7 @@ impl Push<'_> {
 }
 
 /// Writes the value of `field` to `key`: text as it reads, everything else as it is spelt. False where there is none.
-fn key_of(value: &[u8], field: &str, key: &mut String) -> bool {
+pub(super) fn key_of(value: &[u8], field: &str, key: &mut String) -> bool {
     let payload = std::str::from_utf8(value).ok().and_then(|value| Payload::new(value.trim_ascii()));
     let Some(json) = payload.and_then(|payload| payload.get(field)) else { return false };
     key.clear();
@@ -231,13 +231,7 @@ impl Input {
 
     fn open(from: Option<&std::path::Path>, strict: bool, shutdown: &Shutdown) -> Result<Self> {
         let Some(path) = from else { return Ok(Self::made_up(rand::rng())) };
-        let (name, file): (_, Box<dyn Read + Send>) = if path.as_os_str() == "-" {
-            ("standard input".to_owned(), Box::new(io::stdin()))
-        } else {
-            let name = path.display().to_string();
-            let file = File::open(path).with_context(|| format!("open {name}"))?;
-            (name, Box::new(file))
-        };
+        let (name, file) = open(path)?;
         let lines = Lines::new(file, shutdown.clone())?;
         Ok(Self { source: Source::Lines { name, lines, number: 0 }, strict, skipped: 0 })
     }
@@ -287,9 +281,19 @@ impl Input {
     }
 }
 
+/// The name of what is at `path`, - being standard input, and its content.
+pub(super) fn open(path: &std::path::Path) -> Result<(String, Box<dyn Read + Send>)> {
+    if path.as_os_str() == "-" {
+        return Ok(("standard input".to_owned(), Box::new(io::stdin())));
+    }
+    let name = path.display().to_string();
+    let file = File::open(path).with_context(|| format!("open {name}"))?;
+    Ok((name, Box::new(file)))
+}
+
 /// The lines of an input, read in a thread of its own: one that is silent for long does not keep the process from
 /// ending.
-struct Lines {
+pub(super) struct Lines {
     chunks: Receiver<io::Result<Vec<u8>>>,
     chunk: Vec<u8>,
     /// Bytes of `chunk` that are used up.
@@ -298,7 +302,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(mut input: Box<dyn Read + Send>, shutdown: Shutdown) -> io::Result<Self> {
+    pub fn new(mut input: Box<dyn Read + Send>, shutdown: Shutdown) -> io::Result<Self> {
         let (sender, chunks) = mpsc::sync_channel(2);
         std::thread::Builder::new().name("input".into()).spawn(move || {
             let mut buffer = vec![0; CHUNK];
@@ -319,7 +323,7 @@ impl Lines {
 
     /// Appends the next line with its end to `line`; false at the end of the input, or where the process is to end
     /// while there is none.
-    fn next(&mut self, line: &mut Vec<u8>) -> io::Result<bool> {
+    pub fn next(&mut self, line: &mut Vec<u8>) -> io::Result<bool> {
         loop {
             let rest = &self.chunk[self.used..];
             let end = memchr::memchr(b'\n', rest).map(|end| end + 1);
@@ -339,7 +343,7 @@ impl Lines {
     }
 
     /// Whether a whole line is at hand.
-    fn has_next(&self) -> bool {
+    pub fn has_next(&self) -> bool {
         memchr::memchr(b'\n', &self.chunk[self.used..]).is_some()
     }
 }

@@ -1,0 +1,233 @@
+//! `metrobus plan`: what the busdriver would do with messages, by the same rules and the same code.
+
+mod against;
+mod messages;
+
+use std::{
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+};
+
+use anyhow::Result;
+use clap::{ArgGroup, Args, Command, FromArgMatches};
+use serde_json::{Value, json, value::RawValue};
+
+use super::{Context, Kind, Role};
+use crate::{
+    bus::{Record, Topic},
+    cli::count,
+    json::scan::Tape,
+    rules::{self, Action, Explained, Judgement, Outcome, Part, Rules, Timestamp},
+    slip::{Checked, Limits, Malformed, Message, Parts},
+};
+use against::Comparison;
+use messages::{Messages, Place};
+
+pub const ROLE: Role = Role {
+    name: "plan",
+    about: "Tell which rule and route messages would get, or what a change of rules would do",
+    kind: Kind::Command { arguments, run },
+};
+
+#[derive(Debug, Args)]
+struct Arguments {
+    /// Messages to plan, a JSON object a line (NDJSON); - is standard input
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Plan the last records of a topic instead; only their payload counts, whatever slip they have
+    #[arg(long, value_name = "TOPIC", value_parser = Topic::new)]
+    from: Option<Topic>,
+    /// Records of the topic, all partitions together
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = count, allow_negative_numbers = true)]
+    last: u64,
+    /// Field of a line whose value is the record's key, as with the pusher; '' is none
+    #[arg(long, value_name = "FIELD", default_value = "account_number")]
+    key: String,
+    /// Tell of each rule before which part of its condition failed, and on what values
+    #[arg(long)]
+    explain: bool,
+    /// Print an object a line: place, rule, route, drop or reject, and what else there is to tell
+    #[arg(long)]
+    json: bool,
+    /// Compare with the rules of another configuration: how many messages go another way, and samples of them
+    #[arg(long, value_name = "NEW.toml", conflicts_with = "explain")]
+    against: Option<PathBuf>,
+}
+
+fn arguments(command: Command) -> Command {
+    Arguments::augment_args(command).group(ArgGroup::new("messages").args(["file", "from"]).required(true))
+}
+
+fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
+    let arguments = Arguments::from_arg_matches(matches)?;
+    let rules = Rules::new(&context.config)?;
+    let mut messages = match (&arguments.from, &arguments.file) {
+        (Some(topic), _) => Messages::of_topic(topic, arguments.last, context)?,
+        (None, file) => Messages::of_file(file.as_deref(), &arguments.key, context)?,
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    if let Some(file) = &arguments.against {
+        let new = Rules::new(&context.config.of_file(Some(file))?)?;
+        let mut comparison = Comparison::new(&rules, &new);
+        let mut planner = Planner::new(context.config.limits);
+        messages.each(|_, record, place| {
+            planner.plan(record, |message, now| comparison.add(message, now, place, record));
+            Ok(())
+        })?;
+        comparison.print(&mut out, arguments.json)?;
+        return Ok(out.flush()?);
+    }
+    let mut planner = Planner::new(context.config.limits);
+    messages.each(|more, record, place| {
+        planner.plan(record, |message, now| {
+            let planned = Planned::new(&rules, message, now, arguments.explain);
+            if arguments.json { planned.json(place, &mut out) } else { planned.text(place, &mut out) }
+        })?;
+        // Who pipes a message in sees what becomes of it
+        if more { Ok(()) } else { Ok(out.flush()?) }
+    })?;
+    Ok(out.flush()?)
+}
+
+/// Takes records apart as the busdriver does.
+struct Planner {
+    limits: Limits,
+    tape: Tape,
+    now: Timestamp,
+}
+
+impl Planner {
+    fn new(limits: Limits) -> Self {
+        Self { limits, tape: Tape::default(), now: rules::now() }
+    }
+
+    /// What `judge` says of the record, be it a message or not.
+    fn plan<T>(
+        &mut self,
+        record: Record<'_>,
+        judge: impl FnOnce(Result<&Message<'_>, Malformed>, Timestamp) -> T,
+    ) -> T {
+        self.tape.clear();
+        let checked = Checked::new(record.value, &self.limits, &mut self.tape);
+        let parts = checked.and_then(|checked| Parts::new(&checked, Some(&self.tape)));
+        match parts.and_then(|parts| Message::at_its_beginning(record, parts)) {
+            Ok(message) => judge(Ok(&message), self.now),
+            Err(malformed) => judge(Err(malformed), self.now),
+        }
+    }
+}
+
+/// What becomes of one message.
+struct Planned<'a> {
+    rule: Option<&'a str>,
+    /// As a person and a program read it.
+    end: End<'a>,
+    set: Vec<(&'a str, Box<RawValue>)>,
+    failures: Vec<String>,
+    explained: Vec<Explained>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum End<'a> {
+    Route(&'a [Topic]),
+    Drop(String),
+    Reject(String),
+}
+
+impl<'a> End<'a> {
+    fn new(judgement: &Judgement<'a>) -> Self {
+        match &judgement.outcome {
+            Outcome::Matched(Action::Route(_, stops), _) => Self::Route(stops),
+            Outcome::Matched(Action::Drop(reason), _) => Self::Drop(reason.clone()),
+            _ => Self::Reject(judgement.reason().unwrap_or_default()),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Route(stops) => stops.iter().map(Topic::as_str).collect::<Vec<_>>().join(" → "),
+            Self::Drop(reason) => format!("dropped: {reason}"),
+            Self::Reject(reason) => format!("rejected: {reason}"),
+        }
+    }
+
+    fn field(&self) -> (&'static str, Value) {
+        match self {
+            Self::Route(stops) => ("route", stops.iter().map(Topic::as_str).collect()),
+            Self::Drop(reason) => ("drop", json!(reason)),
+            Self::Reject(reason) => ("reject", json!(reason)),
+        }
+    }
+}
+
+impl<'a> Planned<'a> {
+    fn new(rules: &'a Rules, message: Result<&Message<'a>, Malformed>, now: Timestamp, explain: bool) -> Self {
+        let message = match message {
+            Ok(message) => message,
+            Err(malformed) => {
+                let end = End::Reject(malformed.to_string());
+                return Self { rule: None, end, set: Vec::new(), failures: Vec::new(), explained: Vec::new() };
+            }
+        };
+        let explained = if explain { rules.explain(message, now) } else { Vec::new() };
+        let judgement = rules.judge(message, now);
+        let end = End::new(&judgement);
+        let failures = judgement.failures.iter().map(ToString::to_string).collect();
+        let rule = judgement.rule.map(rules::Rule::name).filter(|name| !name.is_empty());
+        let set = match judgement.outcome {
+            Outcome::Matched(_, set) => set,
+            _ => Vec::new(),
+        };
+        Self { rule, end, set, failures, explained }
+    }
+
+    fn text(&self, place: Place, out: &mut impl Write) -> Result<()> {
+        write!(out, "{place}  {}  {}", self.rule.unwrap_or("-"), self.end.text())?;
+        for (i, (name, value)) in self.set.iter().enumerate() {
+            write!(out, "{}{name} = {value}", if i == 0 { "  with " } else { ", " })?;
+        }
+        writeln!(out)?;
+        for explained in &self.explained {
+            for part in &explained.parts {
+                writeln!(out, "    not {}: {}", explained.rule, sentence(part))?;
+            }
+        }
+        if self.explained.is_empty() {
+            for failure in &self.failures {
+                writeln!(out, "    {failure}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn json(&self, place: Place, out: &mut impl Write) -> Result<()> {
+        let (place, (name, end)) = (place.fields(), self.end.field());
+        write!(out, "{{{place},\"rule\":{},{}:{end}", json!(self.rule), json!(name))?;
+        if !self.set.is_empty() {
+            let set: Vec<_> = self.set.iter().map(|(name, value)| format!("{}:{value}", json!(name))).collect();
+            write!(out, ",\"set\":{{{}}}", set.join(","))?;
+        }
+        if !self.failures.is_empty() {
+            write!(out, ",\"failures\":{}", json!(self.failures))?;
+        }
+        if !self.explained.is_empty() {
+            let part = |part: &Part| {
+                let sides = part.sides.as_ref().map(|(left, operator, right)| json!([left, operator, right]));
+                json!({"part": part.text, "values": sides, "failure": part.failure})
+            };
+            let rule = |explained: &Explained| json!({"rule": explained.rule, "failed": explained.parts.iter().map(part).collect::<Vec<_>>()});
+            write!(out, ",\"explain\":{}", Value::Array(self.explained.iter().map(rule).collect()))?;
+        }
+        Ok(writeln!(out, "}}")?)
+    }
+}
+
+fn sentence(part: &Part) -> String {
+    match part {
+        Part { text, failure: Some(failure), .. } => format!("{text} fails: {failure}"),
+        Part { text, sides: Some((left, operator, right)), .. } => {
+            format!("{text} is false: {left} {operator} {right}")
+        }
+        Part { text, .. } => format!("{text} is false"),
+    }
+}
