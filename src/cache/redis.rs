@@ -41,6 +41,15 @@ impl Set {
     }
 }
 
+/// Asks a server whether it is there.
+pub fn ping(url: &str, timeout: Duration) -> anyhow::Result<()> {
+    let mut server = Server::new(url, timeout)?;
+    let mut pipeline = Pipeline::with_capacity(1);
+    pipeline.cmd("PING");
+    let (_,): (String,) = server.query(&pipeline, None)?;
+    Ok(())
+}
+
 impl Lookup for Hash {
     fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()> {
         values.clear();

@@ -245,6 +245,11 @@ impl Config {
         topics
     }
 
+    /// The sections of stops by name, and the topic that each reads.
+    pub(crate) fn stop_sections(&self) -> Vec<(&str, &str)> {
+        check::stop_sections(&self.tree).collect()
+    }
+
     /// Whether a journey can take `busdriver.route` to its end. A route that somebody has set is checked with all else;
     /// the default only matters to who drives.
     pub(crate) fn check_route(&self) -> Result<(), Misconfigured> {

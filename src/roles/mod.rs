@@ -23,6 +23,7 @@ mod busdriver;
 mod cache;
 mod cache_build;
 mod cache_load;
+mod check;
 mod completions;
 mod config;
 mod contactpoint;
@@ -47,6 +48,7 @@ pub const ROLES: &[Role] = &[
     logstop::ROLE,
     make_data::ROLE,
     cache::ROLE,
+    check::ROLE,
     plan::ROLE,
     topics::ROLE,
     tail::ROLE,

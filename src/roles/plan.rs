@@ -173,7 +173,7 @@ impl<'a> Planned<'a> {
         let judgement = rules.judge(message, now);
         let end = End::new(&judgement);
         let failures = judgement.failures.iter().map(ToString::to_string).collect();
-        let rule = judgement.rule.map(rules::Rule::name).filter(|name| !name.is_empty());
+        let rule = judgement.rule_name();
         let set = match judgement.outcome {
             Outcome::Matched(_, set) => set,
             _ => Vec::new(),
@@ -189,7 +189,7 @@ impl<'a> Planned<'a> {
         writeln!(out)?;
         for explained in &self.explained {
             for part in &explained.parts {
-                writeln!(out, "    not {}: {}", explained.rule, sentence(part))?;
+                writeln!(out, "    not {}: {part}", explained.rule)?;
             }
         }
         if self.explained.is_empty() {
@@ -212,22 +212,14 @@ impl<'a> Planned<'a> {
         }
         if !self.explained.is_empty() {
             let part = |part: &Part| {
-                let sides = part.sides.as_ref().map(|(left, operator, right)| json!([left, operator, right]));
+                let value = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| json!(text));
+                let sides = part.sides.as_ref();
+                let sides = sides.map(|(left, operator, right)| json!([value(left), operator, value(right)]));
                 json!({"part": part.text, "values": sides, "failure": part.failure})
             };
             let rule = |explained: &Explained| json!({"rule": explained.rule, "failed": explained.parts.iter().map(part).collect::<Vec<_>>()});
             write!(out, ",\"explain\":{}", Value::Array(self.explained.iter().map(rule).collect()))?;
         }
         Ok(writeln!(out, "}}")?)
-    }
-}
-
-fn sentence(part: &Part) -> String {
-    match part {
-        Part { text, failure: Some(failure), .. } => format!("{text} fails: {failure}"),
-        Part { text, sides: Some((left, operator, right)), .. } => {
-            format!("{text} is false: {left} {operator} {right}")
-        }
-        Part { text, .. } => format!("{text} is false"),
     }
 }

@@ -1,5 +1,7 @@
 //! Why a rule did not match: the smallest parts of its condition that did not hold, and on what values.
 
+use std::fmt;
+
 use super::{
     Rules, Timestamp,
     evaluate::{Evaluation, Subject},
@@ -27,6 +29,18 @@ pub struct Part {
     pub failure: Option<String>,
     /// Where it compares: what stands on its sides, as JSON.
     pub sides: Option<(String, &'static str, String)>,
+}
+
+/// As in `payload.n >= 5 is false: 3 >= 5`.
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = &self.text;
+        match (&self.failure, &self.sides) {
+            (Some(failure), _) => write!(f, "{text} fails: {failure}"),
+            (None, Some((left, operator, right))) => write!(f, "{text} is false: {left} {operator} {right}"),
+            (None, None) => write!(f, "{text} is false"),
+        }
+    }
 }
 
 impl Rules {

@@ -7,6 +7,7 @@
 //! Flow: `options` is what stands in the configuration, `compile` makes `node`s of it, `evaluate` gives them `value`s,
 //! `explain` says why one did not hold. The busdriver and the commands that ask what it would do share [`Rules::judge`].
 
+mod check;
 mod compile;
 mod evaluate;
 mod explain;
@@ -23,6 +24,7 @@ mod value;
 use smallvec::SmallVec;
 use uuid::Uuid;
 
+pub use check::{Checked, check};
 use evaluate::{Evaluation, Subject};
 pub use explain::{Explained, Part};
 pub use options::{OnError, Options, TestOptions};
@@ -100,7 +102,12 @@ impl Rules {
     }
 }
 
-impl Judgement<'_> {
+impl<'a> Judgement<'a> {
+    /// The rule that matched or decided; `None` for `busdriver.route` too.
+    pub fn rule_name(&self) -> Option<&'a str> {
+        self.rule.map(Rule::name).filter(|name| !name.is_empty())
+    }
+
     /// Why the message goes no further; `None` where it does.
     pub fn reason(&self) -> Option<String> {
         match &self.outcome {

@@ -11,6 +11,7 @@ mod life;
 mod lmdb;
 mod pusher;
 mod readme;
+mod rules;
 mod secure;
 mod support;
 mod vectors;

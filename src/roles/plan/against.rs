@@ -57,13 +57,11 @@ impl<'a> Comparison<'a> {
             return;
         }
         let ends = judged.each_ref().map(End::new);
-        let mut texts = judged.each_ref().map(name);
-        for (text, end) in texts.iter_mut().zip(&ends) {
-            *text = format!("{text}: {}", end.text());
-        }
+        let text = |i: usize| format!("{}: {}", judged[i].rule_name().unwrap_or("-"), ends[i].text());
+        let texts = [text(0), text(1)];
         let change = self.changes.entry(texts).or_insert_with(|| Change {
             ends: ends.each_ref().map(End::field),
-            rules: judged.each_ref().map(|judged| judged.rule.map(|rule| rule.name().to_owned())),
+            rules: judged.each_ref().map(|judged| judged.rule_name().map(str::to_owned)),
             ..Change::default()
         });
         change.count += 1;
@@ -109,13 +107,6 @@ impl<'a> Comparison<'a> {
             count => format!(", {count} are no messages"),
         };
         Ok(writeln!(out, "{changed} change, {} go as before{malformed}", self.same)?)
-    }
-}
-
-fn name(judged: &Judgement<'_>) -> String {
-    match judged.rule {
-        Some(rule) if !rule.name().is_empty() => rule.name().to_owned(),
-        _ => "-".to_owned(),
     }
 }
 
