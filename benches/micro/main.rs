@@ -16,6 +16,7 @@ use metrobus::{
     bus::{Batch, Bus, Headers, Outbox, Record, memory::MemoryBus},
     cache::{Keys, Source, Values},
     roles::{self, Context, Kind},
+    rules::{self, Rules},
     slip::{Limits, Stops},
 };
 
@@ -37,6 +38,7 @@ fn main() {
         .configure_from_args();
     let folder = tempfile::tempdir().expect("make a temporary folder");
     message(&mut criterion);
+    rules(&mut criterion, folder.path());
     caches(&mut criterion, folder.path());
     stop(&mut criterion, folder.path());
     criterion.final_summary();
@@ -104,6 +106,51 @@ fn message(criterion: &mut Criterion) {
             }
         };
         bencher.iter_batched(|| parsed.clone(), set, BatchSize::SmallInput);
+    });
+    group.finish();
+}
+
+/// Ten rules of comparisons over 250 bytes, of which the last one matches.
+fn rules(criterion: &mut Criterion, folder: &Path) {
+    let mut toml = String::new();
+    for rule in 0..10 {
+        let least = if rule < 9 { 3_000_000 + rule } else { 0 };
+        let _ = writeln!(
+            toml,
+            "[[busdriver.rule]]\nname = \"rule{rule}\"\nroute = [\"Log\"]\nwhen = 'payload.message_type_code == \"ALTABC\" && \
+             payload.account_number >= {least} && payload.country in [\"NL\", \"BE\"]'"
+        );
+    }
+    let file = folder.join("rules.toml");
+    fs::write(&file, toml).expect("write the rules");
+    let config = Config::load(Some(&file), [("", "")]).expect("a configuration");
+    let rules = Rules::new(&config).expect("rules");
+    let mut batch = Batch::default();
+    for id in 0..BATCH {
+        let value = format!(
+            r#"{{"x": {id}, "created": "2026-01-31T12:00:00Z", "customer": "Ada Lovelace", "country": "NL", "amount": 2.50, "currency": "EUR", "reference": "0123456789abcdef0123456789abcdef", "message_type_code": "ALTABC", "account_number": {:07}, "tags": [1]}}"#,
+            account(id)
+        );
+        batch.push(Record {
+            partition: 0,
+            offset: id as i64,
+            timestamp: 0,
+            key: None,
+            headers: Headers::default(),
+            value: Some(value.as_bytes()),
+        });
+    }
+    let limits = Limits::default();
+    let parse = |record| Message::parse_untrusted(record, &limits).expect("a message");
+    let (messages, now) = (batch.iter().map(parse).collect::<Vec<_>>(), rules::now());
+    assert!(
+        messages.iter().all(|message| (240..=255).contains(&message.whole().len())),
+        "{}",
+        messages[0].whole().len()
+    );
+    let mut group = group(criterion, "rules");
+    group.bench_function("ten over 250 bytes", |bencher| {
+        bencher.iter(|| messages.iter().for_each(|message| drop(black_box(rules.judge(message, now)))));
     });
     group.finish();
 }

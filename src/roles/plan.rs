@@ -10,14 +10,14 @@ use std::{
 
 use anyhow::Result;
 use clap::{ArgGroup, Args, Command, FromArgMatches};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 use super::{Context, Kind, Role};
 use crate::{
     bus::{Record, Topic},
     cli::count,
     json::scan::Tape,
-    rules::{self, Action, Explained, Judgement, Outcome, Part, Rules, Timestamp},
+    rules::{self, Action, Assignments, Explained, Judgement, Outcome, Part, Rules, Timestamp},
     slip::{Checked, Limits, Malformed, Message, Parts},
 };
 use against::Comparison;
@@ -122,7 +122,7 @@ struct Planned<'a> {
     rule: Option<&'a str>,
     /// As a person and a program read it.
     end: End<'a>,
-    set: Vec<(&'a str, Box<RawValue>)>,
+    set: Assignments<'a>,
     failures: Vec<String>,
     explained: Vec<Explained>,
 }

@@ -190,9 +190,9 @@ impl Function {
             Value::Double(number) => match self {
                 // The ends of the range are powers of two, which a double holds exactly
                 Self::Int => {
-                    (*number > -(2_f64.powi(63)) && *number < 2_f64.powi(63)).then(|| Value::Int(*number as i64))
+                    (*number > -(2_f64.powi(63)) && *number < 2_f64.powi(63)).then_some(Value::Int(*number as i64))
                 }
-                Self::Uint => (*number > -1.0 && *number < 2_f64.powi(64)).then(|| Value::Uint(*number as u64)),
+                Self::Uint => (*number > -1.0 && *number < 2_f64.powi(64)).then_some(Value::Uint(*number as u64)),
                 _ => Some(Value::Double(*number)),
             },
             _ => return Ok(None),

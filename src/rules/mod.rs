@@ -28,7 +28,7 @@ pub use check::{Checked, check};
 use evaluate::{Evaluation, Subject};
 pub use explain::{Explained, Part};
 pub use options::{OnError, Options, TestOptions};
-pub use set::{Action, Rule, Rules};
+pub use set::{Action, Assignments, Rule, Rules};
 pub use time::Timestamp;
 use value::Fault;
 
@@ -50,7 +50,7 @@ pub struct Judgement<'a> {
 #[derive(Debug)]
 pub enum Outcome<'a> {
     /// The action of the rule, and the fields that it sets.
-    Matched(&'a Action, Vec<(&'a str, Box<serde_json::value::RawValue>)>),
+    Matched(&'a Action, Assignments<'a>),
     /// The failure of a rule decides.
     Failed(Failure<'a>),
     NoMatch,

@@ -30,6 +30,9 @@ pub struct Rules {
     hash: String,
 }
 
+/// The fields that a rule sets in one payload, and the value of each in JSON.
+pub type Assignments<'a> = Vec<(&'a str, Box<RawValue>)>;
+
 /// One rule.
 #[derive(Debug)]
 pub struct Rule {
@@ -185,10 +188,7 @@ impl Rule {
     }
 
     /// Where it matches, the fields that it sets.
-    pub(super) fn matches<'a>(
-        &'a self,
-        evaluation: &mut Evaluation<'a>,
-    ) -> Result<Option<Vec<(&'a str, Box<RawValue>)>>, Fault<'a>> {
+    pub(super) fn matches<'a>(&'a self, evaluation: &mut Evaluation<'a>) -> Result<Option<Assignments<'a>>, Fault<'a>> {
         if let Some(condition) = &self.condition
             && !evaluation.holds(condition)?
         {

@@ -252,7 +252,7 @@ route = ["Log"]
 fn driven(rules: &Rules, payload: &str) -> String {
     let mut message = Message::parse_untrusted(record(payload, &[]), &Limits::default()).unwrap();
     let judgement = rules.judge(&message, Timestamp(0));
-    match judgement.carry_out(&mut message, || Uuid::nil()) {
+    match judgement.carry_out(&mut message, Uuid::nil) {
         Verdict::Forward => {
             let mut out = Vec::new();
             message.write_next(&mut out);

@@ -132,6 +132,17 @@ fn the_commands_run_in_the_order_of_the_page() {
     let last = tail.run().assert_code(0).stdout_text();
     assert!(last.contains(r#""payload":{"account_number": 1000000, "note": 2.50,"#), "as it went in: {last}");
 
+    let rules = blocks().into_iter().find(|block| block.section == "Rules" && block.language == "toml");
+    reader.folder.write("rules.toml", rules.expect("rules").text);
+    let outputs = reader.follow("Rules", &[]);
+    assert_eq!(printed(&outputs, "metrobus check"), "sound: 2 rules, 1 test, 2 caches\n");
+    let planned = printed(&outputs, "metrobus plan --from Source --last 3");
+    assert!(
+        planned.contains("  gold  AddEmail → ") || planned.contains("not gold: payload.account_number >= "),
+        "{planned}"
+    );
+    assert!(printed(&outputs, "metrobus plan --from Source --against").contains("\n  to   rest: Log\n"));
+
     reader.follow("Look-ups by the million", &[]);
     assert!(reader.folder.path("data/emails.lmdb").is_file() && reader.folder.path("data/whitelist.lmdb").is_file());
 
@@ -172,6 +183,7 @@ fn every_section_with_commands_is_run() {
         BTreeSet::from([
             "",
             "First steps",
+            "Rules",
             "A stop of your own",
             "On Kafka",
             "Look-ups by the million",

@@ -83,11 +83,9 @@ fn each_broken_configuration_is_found_out() {
 #[test]
 fn each_shipped_configuration_is_sound() {
     let scratch = folder();
-    for file in ["config/metrobus.toml"] {
-        let path = Path::new(ROOT).join(file);
-        let output = Metrobus::new().cwd(scratch.root()).arg("check").arg("--config").arg(path).run().assert_code(0);
-        assert_eq!(output.stdout_text(), "sound: 0 rules, 0 tests, 2 caches\n");
-    }
+    let shipped = Path::new(ROOT).join("config/metrobus.toml");
+    let output = Metrobus::new().cwd(scratch.root()).arg("check").arg("--config").arg(shipped).run().assert_code(0);
+    assert_eq!(output.stdout_text(), "sound: 0 rules, 0 tests, 2 caches\n");
     let output = Metrobus::new().cwd(scratch.root()).args(["check", "--connect"]).run().assert_code(0);
     assert_eq!(output.stdout_text(), "sound: 0 rules, 0 tests, 2 caches\n");
 }
