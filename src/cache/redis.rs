@@ -379,6 +379,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_ahead_is_answered_and_so_is_anything_else() {
+        let Some(redis) = RealRedis::start() else { return };
+        redis.command::<()>(&["HSET", "emails", "1", "a@x", "2", "b@x"]);
+        for protocol in ["", "?protocol=resp3"] {
+            let mut hash = Hash::open(&format!("{}{protocol}", redis.url()), "emails", TIMEOUT).unwrap();
+            let (one, two) = ([Some("1"), None, Some("3")], [Some("2")]);
+            let (found_one, found_two) = (["Found(\"a@x\")", "Missing", "Missing"], ["Found(\"b@x\")"]);
+            hash.ask(&keys(&one));
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one);
+            hash.ask(&keys(&one));
+            assert_eq!(get(&mut hash, &two).unwrap(), found_two, "another question");
+            hash.ask(&keys(&one));
+            hash.ask(&keys(&two));
+            assert_eq!(get(&mut hash, &two).unwrap(), found_two);
+            hash.ask(&keys(&one));
+            hash.connect().unwrap();
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one);
+            hash.ask(&keys(&one));
+            redis.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one, "answered, or asked again on a new connection");
+            redis.command::<()>(&["DEL", "emails"]);
+            hash.ask(&keys(&one));
+            assert!(get(&mut hash, &one).unwrap_err().to_string().contains("has no hash"));
+            redis.command::<()>(&["HSET", "emails", "1", "a@x", "2", "b@x"]);
+            hash.ask(&keys(&[None]));
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one);
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said_and_no_message_counts_as_missing() {
         let Some(redis) = RealRedis::start() else { return };
         let name = redis.url().replace("redis://", "Redis at ");
