@@ -199,6 +199,14 @@ impl<'a> Message<'a> {
         id.strip_prefix('"')?.strip_suffix('"')
     }
 
+    /// The id with which the message sets out from here, where its journey begins here.
+    pub(crate) fn departs_with(&self) -> Option<Uuid> {
+        match &self.leg {
+            Leg::Departs(_, id) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// Begins a journey: the message leaves with a new slip and the id `id`, whatever slip it came with.
     pub fn depart(&mut self, itinerary: &Itinerary, id: Uuid) {
         self.leg = Leg::Departs(itinerary.clone(), id);

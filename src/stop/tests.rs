@@ -29,6 +29,7 @@ fn settings() -> Settings {
         retry,
         stops: Arc::new(Stops::new([topic("Here"), topic("Next")])),
         error_topic: topic("Error"),
+        journal: Arc::new(Config::load(None, [] as [(&str, &str); 0]).unwrap().journal),
         shutdown_timeout: Duration::from_secs(1),
         connect_timeout: Some(Duration::from_secs(5)),
     }

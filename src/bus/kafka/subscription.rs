@@ -145,6 +145,12 @@ impl KafkaSubscription {
 
     /// Makes a dead letter of the input whose output was refused after it had been sent.
     fn bury(&mut self, refused: Refused) -> Result<(), BusError> {
+        if refused.topic == self.settings.journal.topic {
+            self.lose_entry(&refused.reason);
+            self.watermarks.delivered(refused.token);
+            self.watermarks.advance();
+            return Ok(());
+        }
         if refused.topic == self.letters.error {
             return Err(BusError::Fatal(anyhow!("a dead letter is lost on {}: {}", refused.topic, refused.reason)));
         }
@@ -156,6 +162,11 @@ impl KafkaSubscription {
         }
         self.refused += 1;
         Ok(())
+    }
+
+    /// The topic takes no entry like this, now or later: no message is to blame, and none has to wait for it.
+    fn lose_entry(&self, reason: &str) {
+        tracing::error!("an entry of the journal is lost: {reason}");
     }
 
     /// Takes note of what was consumed that is no record: markers of transactions, which have offsets too.
@@ -485,6 +496,10 @@ impl KafkaSubscription {
                 alone.and_then(|done| if done && !self.sender.has_failed() { Ok(()) } else { Err(Error::undo()) })
             );
         };
+        if *output.topic == self.settings.journal.topic {
+            self.lose_entry(&reason);
+            return Ok(Ok(()));
+        }
         // A time that one topic refuses the next one would refuse too: librdkafka takes the present for 0
         let time_of = |output: &OutputRef<'_>| if time { 0 } else { output.timestamp };
         if *output.topic == self.letters.error {

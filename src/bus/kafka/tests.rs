@@ -36,6 +36,10 @@ fn brokers() -> Option<String> {
     }
 }
 
+fn journal() -> crate::journal::Options {
+    config::Config::load(None, [] as [(&str, &str); 0]).unwrap().journal
+}
+
 /// Names of a test's own on the shared broker.
 struct Kafka {
     run: String,
@@ -66,7 +70,7 @@ impl Kafka {
     fn with(&self, change: impl FnOnce(&mut config::Kafka)) -> KafkaBus {
         let mut options = self.options.clone();
         change(&mut options);
-        KafkaBus::new(options, &Topic::new("Error").unwrap()).unwrap()
+        KafkaBus::new(options, &Topic::new("Error").unwrap(), &journal()).unwrap()
     }
 }
 
@@ -538,7 +542,8 @@ fn a_property_that_is_wrong_is_named() {
         ("enable.partition.eof", "false", "enable.partition.eof is metrobus's to set"),
     ];
     for (name, value, expected) in wrong {
-        let error = KafkaBus::new(options(name, value, Guarantee::AtLeastOnce), &error_topic).err().expect(name);
+        let error =
+            KafkaBus::new(options(name, value, Guarantee::AtLeastOnce), &error_topic, &journal()).err().expect(name);
         assert!(error.0.starts_with("kafka.properties: ") && error.0.contains(expected), "{}", error.0);
     }
     for (name, value) in [
@@ -548,7 +553,9 @@ fn a_property_that_is_wrong_is_named() {
         ("enable.auto.commit", "false"),
     ] {
         for guarantee in BOTH {
-            KafkaBus::new(options(name, value, guarantee), &error_topic).map_err(|error| error.0).expect(name);
+            KafkaBus::new(options(name, value, guarantee), &error_topic, &journal())
+                .map_err(|error| error.0)
+                .expect(name);
         }
     }
 }
