@@ -435,6 +435,13 @@ impl<'a> Slip<'a> {
     }
 }
 
+/// The id in the slip of a value that a stop has written.
+pub(crate) fn id_of(value: &[u8]) -> Option<String> {
+    let value = Object::new(std::str::from_utf8(value).ok()?).if_object()?;
+    let header = Object::new(value.find("header")?).if_object()?;
+    header.find("id")?.strip_prefix('"')?.strip_suffix('"').map(str::to_owned)
+}
+
 /// A JSON list of text, as it is spelt.
 #[derive(Clone, Debug)]
 struct List<'a> {

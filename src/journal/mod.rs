@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use entry::{Entry, Hop};
 pub use id::Id;
-pub(crate) use notes::{Notes, What};
+pub(crate) use notes::{Notes, What, note_refused};
 
 use crate::bus::Topic;
 

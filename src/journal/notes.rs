@@ -162,3 +162,22 @@ impl Notes {
         }
     }
 }
+
+/// Adds to `outbox` that `record`, input `input` of its batch, became a dead letter after it had been noted as sent: the
+/// bus refused its output. `id` is the one in that output.
+pub(crate) fn note_refused(
+    options: &Options,
+    here: &DeadLetters,
+    outbox: &mut Outbox,
+    input: usize,
+    record: &Record<'_>,
+    id: Option<&str>,
+    reason: &str,
+) {
+    let mut notes = Notes::default();
+    notes.begin(false);
+    let (outcome, next) = (Outcome::Rejected, Some(here.error.as_str()));
+    let what = What { outcome, attempts: 1, reason: Some(reason), next };
+    notes.note(options, here, input, record, &what, id.map_or(Id::None, Id::new), |_| {});
+    notes.publish(options, outbox);
+}

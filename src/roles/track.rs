@@ -1,6 +1,6 @@
 //! `track`: the journey of one message, or of those with a key or a field, out of the journal.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 use clap::{Args, Command, FromArgMatches};
@@ -125,15 +125,15 @@ fn place(text: &str) -> Option<(&str, i32, i64)> {
 /// asked for, are one by this name.
 fn whole(index: &Index, hops: Vec<Found>, name: &str) -> Result<Vec<Journey>> {
     let mut nameless = Vec::new();
-    let mut ids = BTreeMap::new();
+    let mut ids = BTreeSet::new();
     for hop in hops {
         match &hop.id {
-            Some(id) => drop(ids.insert(id.clone(), ())),
+            Some(id) => _ = ids.insert(id.clone()),
             None => nameless.push(hop),
         }
     }
     let mut journeys: Vec<_> = Journey::new(name, nameless).into_iter().collect();
-    for id in ids.into_keys() {
+    for id in ids {
         let hops = index.hops_of(&id)?;
         journeys.extend(Journey::new(id, hops));
     }
