@@ -71,12 +71,14 @@ impl<'a> Follower<'a> {
     /// Takes in all that the topic holds now; less where the end of the process is asked for meanwhile.
     pub fn catch_up(&mut self) -> Result<()> {
         let begun = Instant::now();
-        let before = self.index.damaged()?;
-        while !self.shutdown.requested() && !self.step()? {}
+        let damaged = self.index.damaged()?;
+        while !self.shutdown.requested() && !self.at_end()? {
+            self.step()?;
+        }
         if begun.elapsed() > LONG {
             info!(topic = %self.options.topic, "read the journal up to its end in {:.1?}", begun.elapsed());
         }
-        self.tell_damaged(before)
+        self.tell_damaged(damaged)
     }
 
     /// Takes in what comes, until the end of the process is asked for.
@@ -102,41 +104,41 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// Reads once; true where the end has been reached that the topic had when the reader was opened.
-    fn step(&mut self) -> Result<bool> {
-        let Some(reader) = self.reader()? else { return Ok(false) };
-        let at_end = reader.at_end();
-        let (bus, shutdown) = ("the bus", self.shutdown);
-        let Some(reader) = &mut self.reader else { return Ok(false) };
-        let wait = if at_end { POLL } else { POLL / 2 };
-        let Some(batch) = persist(bus, None, shutdown, || reader.poll(BATCH, wait))? else { return Ok(false) };
-        let ended = reader.at_end();
-        if self.is_of_another(&batch) {
-            warn!("the topic {} is another one than it was: the index is made anew", self.options.topic);
-            self.index.clear()?;
-            self.reader = None;
-            return Ok(false);
-        }
-        if !batch.is_empty() {
-            self.index.take(&batch)?;
-        }
-        Ok(ended)
+    /// Whether all has been read that the topic held when the reader was opened.
+    fn at_end(&mut self) -> Result<bool> {
+        self.open_reader()?;
+        Ok(self.reader.as_ref().is_some_and(|reader| reader.at_end()))
     }
 
-    /// The reader, opened where it is not: at the last record of each partition that is in the index.
-    fn reader(&mut self) -> Result<Option<&dyn Reader>> {
-        if self.reader.is_none() {
-            self.expected = self.index.positions()?;
-            let last = |(partition, position): (&i32, &Position)| (*partition, position.next - 1);
-            let offsets: Vec<_> = self.expected.iter().map(last).collect();
-            let topic = &self.options.topic;
-            self.reader = persist("the bus", self.connect_timeout, self.shutdown, || {
-                self.bus.connect()?;
-                self.bus.create_topics(std::slice::from_ref(topic))?;
-                self.bus.reader_from(topic, &offsets)
-            })?;
+    /// Reads once, and takes in what has come.
+    fn step(&mut self) -> Result<()> {
+        self.open_reader()?;
+        let Some(reader) = &mut self.reader else { return Ok(()) };
+        let batch = persist("the bus", None, self.shutdown, || reader.poll(BATCH, POLL))?;
+        let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { return Ok(()) };
+        if self.is_of_another(&batch) {
+            warn!("the topic {} is another one than it was: the index is made anew", self.options.topic);
+            self.reader = None;
+            return self.index.clear();
         }
-        Ok(self.reader.as_deref())
+        self.index.take(&batch)
+    }
+
+    /// Opens the reader where it is not open, at the last record of each partition that is in the index.
+    fn open_reader(&mut self) -> Result<()> {
+        if self.reader.is_some() {
+            return Ok(());
+        }
+        self.expected = self.index.positions()?;
+        let last = |(partition, position): (&i32, &Position)| (*partition, position.next - 1);
+        let offsets: Vec<_> = self.expected.iter().map(last).collect();
+        let topic = &self.options.topic;
+        self.reader = persist("the bus", self.connect_timeout, self.shutdown, || {
+            self.bus.connect()?;
+            self.bus.create_topics(std::slice::from_ref(topic))?;
+            self.bus.reader_from(topic, &offsets)
+        })?;
+        Ok(())
     }
 
     /// Whether the first record of a partition shows that the index was made from another topic: it is not the last one
