@@ -2,7 +2,8 @@
 //!
 //! A stop notes every message that it has judged, and publishes what it noted to the topic of `[journal]` in the same
 //! settle as the messages themselves. So the journal is exactly as true as the bus: where that is exactly once, every hop
-//! stands in it once; at least once, a hop that was done again stands there again.
+//! stands in it once. At least once, a hop that was done again stands there again, and of a stop that died there may stand a hop
+//! whose output was lost with it, which is done again: where a journey begins, under another id.
 //!
 //! | file | what it is about |
 //! | --- | --- |

@@ -1,5 +1,9 @@
 //! The loop that every stop runs: poll, handle, advance, settle.
 //!
+//! A handler that asks a service across the network would wait for every answer. So it may begin with a batch
+//! ([`Handler::prepare`]) before the one in front is settled: settling, and the reading of the next batch, fill the time.
+//! Batches are handled and settled in their order all the same.
+//!
 //! What can go wrong on the way, and what then happens:
 //! - a record is no message, or its handler rejects it: dead letter, in the settle of its batch;
 //! - a handler asks for a retry, or panics: what is before that message is settled, then it alone is handled again
@@ -211,7 +215,10 @@ impl Stop {
     ) -> anyhow::Result<()> {
         let wait = if self.drain.is_some() { DRAIN_POLL } else { POLL };
         let mut scratch = Scratch::default();
+        let mut judged = None;
         while !shutdown.requested() {
+            // What is judged does not wait for company
+            let wait = if judged.is_some() { Duration::ZERO } else { wait };
             let polled = persist("the bus", None, shutdown, || subscription.poll(self.settings.batch, wait))?;
             let Some(batch) = polled else { break };
             self.stats.lock().refuse(subscription.refused());
@@ -220,12 +227,14 @@ impl Stop {
                 if let Some(drain) = &self.drain {
                     drain.active();
                 }
-                self.carry(&Arc::new(batch), &mut scratch, subscription, shutdown)?;
+                judged = self.carry(&Arc::new(batch), judged, &mut scratch, subscription, shutdown)?;
+            } else if let Some(judged) = judged.take() {
+                scratch.spare = self.settle(judged, subscription, shutdown)?;
             } else if self.nothing_left(subscription)? {
                 break;
             }
         }
-        Ok(())
+        judged.map_or(Ok(()), |judged| self.settle(judged, subscription, shutdown).map(drop))
     }
 
     fn nothing_left(&self, subscription: &mut dyn Subscription) -> anyhow::Result<bool> {
@@ -247,29 +256,41 @@ impl Stop {
         format!("what stop {} needs", self.letters.stop)
     }
 
-    /// Handles and settles a whole batch, however often that takes.
+    /// Handles and settles a whole batch, however often that takes, and `before`, what was left to settle of the one
+    /// before. Where the handler prepares, the settling of the last of this one is left as well: the next one is to be
+    /// prepared first.
     fn carry(
         &mut self,
         batch: &Arc<Batch>,
+        mut before: Option<Settling>,
         scratch: &mut Scratch,
         subscription: &mut dyn Subscription,
         shutdown: &Shutdown,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Settling>> {
         let (mut from, mut attempt, mut alone_until) = (0, 1, 0);
         let mut retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
         let mut absence: Option<Absence> = None;
         while from < batch.len() {
             let until = if from < alone_until { from + 1 } else { batch.len() };
-            let judged = match self.judge(batch, from..until, attempt, scratch) {
+            let mut settled = None;
+            let prepared = |stop: &Self| {
+                let before = before.take().map(|before| stop.settle(before, subscription, shutdown));
+                settled = before.transpose()?;
+                Ok(())
+            };
+            let judged = self.judge(batch, from..until, attempt, scratch, prepared)?;
+            scratch.spare = settled.unwrap_or(std::mem::take(&mut scratch.spare));
+            let judged = match judged {
                 Judged::Up { to, tally, retry } => {
                     if let Some(absence) = absence.take() {
                         absence.over();
                     }
-                    self.settle(batch, from..to, &scratch.outbox, subscription, shutdown)?;
-                    self.stats.lock().add(&tally, now_ms());
-                    if let Some(on_read) = self.on_read.as_ref().filter(|_| tally.read > 0) {
-                        on_read(tally.read);
+                    let outbox = std::mem::replace(&mut scratch.outbox, std::mem::take(&mut scratch.spare));
+                    let judged = Settling { batch: batch.clone(), inputs: from..to, outbox, tally };
+                    if to == batch.len() && self.handler.prepares() {
+                        return Ok(Some(judged));
                     }
+                    scratch.spare = self.settle(judged, subscription, shutdown)?;
                     if to > from {
                         (from, attempt) = (to, 1);
                         retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
@@ -286,7 +307,7 @@ impl Stop {
                     let absence = absence.get_or_insert_with(|| Absence::of(self.needs()));
                     let wait = absence.failed(&format_args!("{error:#}"));
                     if self.wait(wait, subscription, shutdown)? {
-                        return Ok(());
+                        return Ok(None);
                     }
                     continue;
                 }
@@ -297,32 +318,36 @@ impl Stop {
                 alone_until = alone_until.max(from + 1);
                 self.stats.lock().retried += 1;
                 if self.wait(retry_waits.next().unwrap_or_default(), subscription, shutdown)? {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Settles, waiting where the bus is away. Once the end of the process is asked for, that long at most.
+    /// Settles and counts what was judged, waiting where the bus is away. Once the end of the process is asked for, that
+    /// long at most. Gives the outbox back for its memory.
     fn settle(
         &self,
-        batch: &Arc<Batch>,
-        inputs: std::ops::Range<usize>,
-        outbox: &Outbox,
+        judged: Settling,
         subscription: &mut dyn Subscription,
         shutdown: &Shutdown,
-    ) -> anyhow::Result<()> {
-        if inputs.is_empty() {
-            return Ok(());
+    ) -> anyhow::Result<Outbox> {
+        let Settling { batch, inputs, outbox, tally } = judged;
+        if !inputs.is_empty() {
+            let mut settle = || subscription.settle(&batch, inputs.clone(), &outbox);
+            if persist("the bus", None, shutdown, &mut settle)?.is_none() {
+                persist("the bus", Some(self.settings.shutdown_timeout), &Shutdown::default(), &mut settle)
+                    .with_context(|| {
+                        format!("{} messages unsettled at the end; they will be read again", inputs.len())
+                    })?;
+            }
         }
-        let mut settle = || subscription.settle(batch, inputs.clone(), outbox);
-        if persist("the bus", None, shutdown, &mut settle)?.is_some() {
-            return Ok(());
+        self.stats.lock().add(&tally, now_ms());
+        if let Some(on_read) = self.on_read.as_ref().filter(|_| tally.read > 0) {
+            on_read(tally.read);
         }
-        persist("the bus", Some(self.settings.shutdown_timeout), &Shutdown::default(), &mut settle)
-            .with_context(|| format!("{} messages unsettled at the end; they will be read again", inputs.len()))?;
-        Ok(())
+        Ok(outbox)
     }
 
     /// Waits for `time`; true where the end of the process is asked for meanwhile.
@@ -341,13 +366,19 @@ impl Stop {
     }
 
     /// Handles `range` of a batch, the first message for the `attempt`-th time, and fills the outbox with what comes of
-    /// it, up to the first message that is to be tried again.
-    fn judge(&mut self, batch: &Batch, range: std::ops::Range<usize>, attempt: u32, scratch: &mut Scratch) -> Judged {
+    /// it, up to the first message that is to be tried again. Calls `prepared` once the handler has prepared.
+    fn judge(
+        &mut self,
+        batch: &Batch,
+        range: std::ops::Range<usize>,
+        attempt: u32,
+        scratch: &mut Scratch,
+        prepared: impl FnOnce(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Judged> {
         let (limits, stops) = (self.settings.limits, Arc::clone(&self.settings.stops));
-        let Scratch { tape, outbox, messages: memory, notes } = scratch;
+        let Scratch { tape, outbox, messages: memory, notes, .. } = scratch;
         tape.clear();
         outbox.clear();
-        notes.begin(self.handler.begins_journeys());
         let checked: Vec<_> = range.clone().map(|index| Checked::new(batch.get(index).value, &limits, tape)).collect();
         let mut messages = recycled(std::mem::take(memory));
         let mut malformed = Vec::new();
@@ -364,10 +395,14 @@ impl Stop {
                 Err(reason) => malformed.push((index, reason)),
             }
         }
+        self.prepare(&messages);
+        prepared(self)?;
+        // The batch before is none of its time
+        notes.begin(self.handler.begins_journeys());
         let verdicts = match self.ask(&mut messages) {
             Answer::Verdicts(verdicts) => verdicts,
-            Answer::Away(error) => return Judged::Away(error),
-            Answer::Panicked if messages.len() > 1 => return Judged::Panicked,
+            Answer::Away(error) => return Ok(Judged::Away(error)),
+            Answer::Panicked if messages.len() > 1 => return Ok(Judged::Panicked),
             Answer::Panicked => messages.iter().map(|_| Verdict::retry("handler panicked")).collect(),
         };
         let mut malformed = malformed.into_iter().peekable();
@@ -387,7 +422,7 @@ impl Stop {
             let verdict = match verdict {
                 Verdict::Retry(reason) if tries < self.settings.retry.max_attempts => {
                     notes.publish(&self.settings.journal, outbox);
-                    return Judged::Up { to: index, tally: counts, retry: Some(reason) };
+                    return Ok(Judged::Up { to: index, tally: counts, retry: Some(reason) });
                 }
                 Verdict::Retry(reason) => Verdict::reject(format!("{reason}; gave up after {tries} attempts")),
                 verdict => verdict,
@@ -396,7 +431,15 @@ impl Stop {
         }
         notes.publish(&self.settings.journal, outbox);
         *memory = recycled(messages);
-        Judged::Up { to: range.end, tally: counts, retry: None }
+        Ok(Judged::Up { to: range.end, tally: counts, retry: None })
+    }
+
+    /// Has the handler begin what takes a while. Where it panics it will when it is asked, and that is dealt with there.
+    fn prepare(&mut self, messages: &[Message<'_>]) {
+        let handler = &mut self.handler;
+        if handler.prepares() && !messages.is_empty() {
+            let _ = catch_unwind(AssertUnwindSafe(|| handler.prepare(messages)));
+        }
     }
 
     fn ask(&mut self, messages: &mut [Message<'_>]) -> Answer {
@@ -483,9 +526,19 @@ fn label(reason: Reason) -> Reason {
 struct Scratch {
     tape: Tape,
     outbox: Outbox,
+    /// Of what is settled.
+    spare: Outbox,
     /// Empty.
     messages: Vec<Message<'static>>,
     notes: Notes,
+}
+
+/// Part of a batch that is judged, to be settled.
+struct Settling {
+    batch: Arc<Batch>,
+    inputs: std::ops::Range<usize>,
+    outbox: Outbox,
+    tally: Tally,
 }
 
 /// An empty vector in the memory of another one, whose messages may have been of other batches.

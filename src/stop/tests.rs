@@ -80,6 +80,101 @@ fn n(message: &Message<'_>) -> usize {
     message.payload.get("n").unwrap().parse().unwrap()
 }
 
+/// A handler that prepares, and at each call notes the first message it is given and how many had left by then.
+struct Ahead<H> {
+    inner: H,
+    bus: MemoryBus,
+    calls: Arc<Mutex<Vec<(&'static str, usize, usize)>>>,
+}
+
+impl<H> Ahead<H> {
+    fn new(bus: &MemoryBus, inner: H) -> Self {
+        Self { inner, bus: bus.clone(), calls: Arc::default() }
+    }
+
+    fn note(&self, call: &'static str, messages: &[Message<'_>]) {
+        self.calls.lock().unwrap().push((call, n(&messages[0]), order(&self.bus, "Next").len()));
+    }
+}
+
+impl<H: Handler> Handler for Ahead<H> {
+    fn handle(&mut self, messages: &mut [Message<'_>]) -> anyhow::Result<Vec<Verdict>> {
+        self.note("handle", messages);
+        self.inner.handle(messages)
+    }
+
+    fn prepares(&self) -> bool {
+        true
+    }
+
+    fn prepare(&mut self, messages: &[Message<'_>]) {
+        self.note("prepare", messages);
+    }
+}
+
+#[test]
+fn a_batch_is_prepared_before_the_one_in_front_is_settled() {
+    let bus = bus_with((0..25).map(message));
+    let handler = Ahead::new(&bus, each(|_| Verdict::Forward));
+    let calls = handler.calls.clone();
+    let stats = run(&bus, handler);
+    assert_eq!((stats.read, stats.forwarded), (25, 25));
+    assert_eq!(order(&bus, "Next"), (0..25).collect::<Vec<_>>());
+    let expected = [
+        ("prepare", 0, 0),
+        ("handle", 0, 0),
+        ("prepare", 10, 0),
+        ("handle", 10, 10),
+        ("prepare", 20, 10),
+        ("handle", 20, 20),
+    ];
+    assert_eq!(*calls.lock().unwrap(), expected);
+}
+
+#[test]
+fn a_handler_that_prepares_loses_nothing_and_keeps_the_order() {
+    let bus = bus_with((0..100).map(message));
+    for (step, failure) in [
+        (Step::Poll, Failure::Unavailable),
+        (Step::Settle, Failure::Unavailable),
+        (Step::Settle, Failure::Lost),
+        (Step::Poll, Failure::Lost),
+    ] {
+        bus.fail_next(step, failure);
+    }
+    let (mut retries, mut panics) = (0, 0);
+    let stats = run(
+        &bus,
+        Ahead::new(
+            &bus,
+            each(move |message| {
+                retries += usize::from(n(message) == 33);
+                panics += usize::from(n(message) == 57);
+                assert!(n(message) != 57 || panics > 2, "twice");
+                if n(message) == 33 && retries < 3 { Verdict::retry("not yet") } else { Verdict::Forward }
+            }),
+        ),
+    );
+    assert_eq!(order(&bus, "Next"), (0..100).collect::<Vec<_>>());
+    assert_eq!(contents(&bus, "Error"), []);
+    assert!(stats.read >= 100 && stats.retried >= 2, "{stats:?}");
+}
+
+#[test]
+fn the_end_settles_what_a_handler_that_prepares_has_judged() {
+    let bus = bus_with((0..100).map(message));
+    let shutdown = Shutdown::default();
+    let asked = shutdown.clone();
+    let handler = each(move |message| {
+        if n(message) == 25 {
+            asked.request();
+        }
+        Verdict::Forward
+    });
+    Stop::new("tester", &topic("Here"), Ahead::new(&bus, handler), settings()).run(&bus, &shutdown).unwrap();
+    assert_eq!(order(&bus, "Next"), (0..30).collect::<Vec<_>>());
+}
+
 #[test]
 fn each_verdict_does_what_it_says() {
     let bus = bus_with((0..5).map(message).chain(["nonsense".to_owned()]));
