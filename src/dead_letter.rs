@@ -55,7 +55,8 @@ impl DeadLetters {
     }
 }
 
-fn shorten(reason: &str) -> &str {
+/// The part of a reason that is kept.
+pub(crate) fn shorten(reason: &str) -> &str {
     let end = (0..=REASON_BYTES.min(reason.len())).rev().find(|&end| reason.is_char_boundary(end));
     &reason[..end.unwrap_or_default()]
 }

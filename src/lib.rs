@@ -27,7 +27,8 @@
 //!    [`shutdown`] and [`stats`].
 //! 4. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
 //! 5. [`cache`]: look-ups by key, in files, LMDB and Redis.
-//! 6. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them.
+//! 6. [`journal`]: what happened at each hop, published with the hop itself; its index, and journeys found in it.
+//! 7. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them.
 //!
 //! # A stop of your own
 //!
@@ -65,6 +66,7 @@ pub mod dead_letter;
 pub mod drain;
 pub mod error;
 pub mod handler;
+pub mod journal;
 mod json;
 pub mod payload;
 pub mod roles;

@@ -199,6 +199,14 @@ impl<'a> Message<'a> {
         id.strip_prefix('"')?.strip_suffix('"')
     }
 
+    /// The id with which the message sets out from here, where its journey begins here.
+    pub(crate) fn departs_with(&self) -> Option<Uuid> {
+        match &self.leg {
+            Leg::Departs(_, id) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// Begins a journey: the message leaves with a new slip and the id `id`, whatever slip it came with.
     pub fn depart(&mut self, itinerary: &Itinerary, id: Uuid) {
         self.leg = Leg::Departs(itinerary.clone(), id);
@@ -425,6 +433,13 @@ impl<'a> Slip<'a> {
             }
         }
     }
+}
+
+/// The id in the slip of a value that a stop has written.
+pub(crate) fn id_of(value: &[u8]) -> Option<String> {
+    let value = Object::new(std::str::from_utf8(value).ok()?).if_object()?;
+    let header = Object::new(value.find("header")?).if_object()?;
+    header.find("id")?.strip_prefix('"')?.strip_suffix('"').map(str::to_owned)
 }
 
 /// A JSON list of text, as it is spelt.

@@ -27,12 +27,15 @@ mod completions;
 mod config;
 mod contactpoint;
 mod demo;
+mod journal;
+mod journeys;
 mod logstop;
 mod make_data;
 mod pusher;
 mod run;
 mod tail;
 mod topics;
+mod track;
 mod whitelist;
 
 /// All roles, in the order in which the help lists them.
@@ -48,6 +51,9 @@ pub const ROLES: &[Role] = &[
     cache::ROLE,
     topics::ROLE,
     tail::ROLE,
+    track::ROLE,
+    journeys::ROLE,
+    journal::ROLE,
     config::ROLE,
     completions::ROLE,
 ];

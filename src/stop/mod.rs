@@ -29,6 +29,7 @@ use crate::{
     dead_letter::{DeadLetters, now_ms},
     drain::Member,
     handler::{Broken, Handler, Verdict},
+    journal::{self, Notes, Outcome, What},
     json::scan::Tape,
     shutdown::Shutdown,
     slip::{Checked, Limits, Message, Parts, Stops},
@@ -59,6 +60,8 @@ pub struct Settings {
     pub stops: Arc<Stops>,
     /// Where dead letters go.
     pub error_topic: Topic,
+    /// What is noted of each hop, and where.
+    pub journal: Arc<journal::Options>,
     /// How long the end of the process waits for what is in flight.
     pub shutdown_timeout: Duration,
     /// How long the start waits for the bus; `None` for ever.
@@ -73,6 +76,7 @@ impl From<&Config> for Settings {
             retry: config.retry,
             stops: Arc::new(Stops::new(config.stop_topics())),
             error_topic: config.error_topic.clone(),
+            journal: Arc::new(config.journal.clone()),
             shutdown_timeout: config.shutdown_timeout,
             connect_timeout: None,
         }
@@ -191,8 +195,10 @@ impl Stop {
         if persist(&needs, limit, shutdown, connect)?.is_none() {
             return Ok(None);
         }
-        let topics: BTreeSet<_> =
-            self.settings.stops.iter().chain([&self.letters.topic, &self.letters.error]).cloned().collect();
+        let journal = &self.settings.journal;
+        let journal = (journal.level != journal::Level::Off).then_some(&journal.topic);
+        let own = [&self.letters.topic, &self.letters.error].into_iter().chain(journal);
+        let topics: BTreeSet<_> = self.settings.stops.iter().chain(own).cloned().collect();
         let topics: Vec<_> = topics.into_iter().collect();
         persist("the bus", limit, shutdown, || {
             bus.connect()?;
@@ -370,7 +376,7 @@ impl Stop {
         prepared: impl FnOnce(&Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<Judged> {
         let (limits, stops) = (self.settings.limits, Arc::clone(&self.settings.stops));
-        let Scratch { tape, outbox, messages: memory, .. } = scratch;
+        let Scratch { tape, outbox, messages: memory, notes, .. } = scratch;
         tape.clear();
         outbox.clear();
         let checked: Vec<_> = range.clone().map(|index| Checked::new(batch.get(index).value, &limits, tape)).collect();
@@ -391,6 +397,8 @@ impl Stop {
         }
         self.prepare(&messages);
         prepared(self)?;
+        // The batch before is none of its time
+        notes.begin(self.handler.begins_journeys());
         let verdicts = match self.ask(&mut messages) {
             Answer::Verdicts(verdicts) => verdicts,
             Answer::Away(error) => return Ok(Judged::Away(error)),
@@ -403,7 +411,9 @@ impl Stop {
         for index in range.clone() {
             if let Some((_, reason)) = malformed.next_if(|(at, _)| *at == index) {
                 counts.read += 1;
-                self.letters.write(outbox, index, &batch.get(index), &reason.to_string(), 1);
+                let (record, text) = (batch.get(index), reason.to_string());
+                self.letters.write(outbox, index, &record, &text, 1);
+                notes.record(&self.settings.journal, &self.letters, index, &record, &self.rejected(&text, 1));
                 tally(&mut counts.rejected, reason.kind().into());
                 continue;
             }
@@ -411,13 +421,15 @@ impl Stop {
             let tries = if index == range.start { attempt } else { 1 };
             let verdict = match verdict {
                 Verdict::Retry(reason) if tries < self.settings.retry.max_attempts => {
+                    notes.publish(&self.settings.journal, outbox);
                     return Ok(Judged::Up { to: index, tally: counts, retry: Some(reason) });
                 }
                 Verdict::Retry(reason) => Verdict::reject(format!("{reason}; gave up after {tries} attempts")),
                 verdict => verdict,
             };
-            self.carry_out(index, message, verdict, tries, outbox, &mut counts);
+            self.carry_out(index, message, verdict, tries, (outbox, notes), &mut counts);
         }
+        notes.publish(&self.settings.journal, outbox);
         *memory = recycled(messages);
         Ok(Judged::Up { to: range.end, tally: counts, retry: None })
     }
@@ -455,20 +467,32 @@ impl Stop {
         index: usize,
         message: &Message<'_>,
         verdict: Verdict,
-        attempt: u32,
-        outbox: &mut Outbox,
+        attempts: u32,
+        (outbox, notes): (&mut Outbox, &mut Notes),
         counts: &mut Tally,
     ) {
         counts.read += 1;
         let record = &message.record;
+        let mut note = |what: What<'_>| notes.message(&self.settings.journal, &self.letters, index, message, &what);
+        let finished = What { outcome: Outcome::Finished, attempts, reason: None, next: None };
         let reason: Reason = match verdict {
-            Verdict::Drop(reason) => return tally(&mut counts.dropped, label(reason)),
-            Verdict::Finish => return counts.finished.push(record.timestamp),
+            Verdict::Drop(reason) => {
+                note(What { outcome: Outcome::Dropped, attempts, reason: Some(&reason), next: None });
+                return tally(&mut counts.dropped, label(reason));
+            }
+            Verdict::Finish => {
+                note(finished);
+                return counts.finished.push(record.timestamp);
+            }
             Verdict::Forward => {
-                let Some(next) = message.next_stop() else { return counts.finished.push(record.timestamp) };
+                let Some(next) = message.next_stop() else {
+                    note(finished);
+                    return counts.finished.push(record.timestamp);
+                };
                 let bytes = outbox.forward(index, next, |out| message.write_next(out));
                 let limit = self.settings.limits.message_bytes;
                 if bytes <= limit {
+                    note(What { outcome: Outcome::Forwarded, attempts, reason: None, next: Some(next.as_str()) });
                     counts.forwarded += 1;
                     return;
                 }
@@ -477,8 +501,14 @@ impl Stop {
             }
             Verdict::Reject(reason) | Verdict::Retry(reason) => reason,
         };
-        self.letters.write(outbox, index, record, &reason, attempt);
+        self.letters.write(outbox, index, record, &reason, attempts);
+        note(self.rejected(&reason, attempts));
         tally(&mut counts.rejected, label(reason));
+    }
+
+    fn rejected<'a>(&'a self, reason: &'a str, attempts: u32) -> What<'a> {
+        let next = Some(self.letters.error.as_str());
+        What { outcome: Outcome::Rejected, attempts, reason: Some(reason), next }
     }
 }
 
@@ -500,6 +530,7 @@ struct Scratch {
     spare: Outbox,
     /// Empty.
     messages: Vec<Message<'static>>,
+    notes: Notes,
 }
 
 /// Part of a batch that is judged, to be settled.

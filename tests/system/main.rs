@@ -6,6 +6,7 @@ mod commands;
 mod compose;
 mod faults;
 mod fleet;
+mod journal;
 mod library;
 mod life;
 mod lmdb;

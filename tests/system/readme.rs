@@ -132,6 +132,17 @@ fn the_commands_run_in_the_order_of_the_page() {
     let last = tail.run().assert_code(0).stdout_text();
     assert!(last.contains(r#""payload":{"account_number": 1000000, "note": 2.50,"#), "as it went in: {last}");
 
+    let outputs = reader.follow("Where did it go?", &[]);
+    let track = printed(&outputs, "metrobus track --key 5");
+    let page = blocks().into_iter().find(|block| block.section == "Where did it go?" && block.language == "text");
+    let shape = |text: &str| {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        text.lines().skip(1).take(4).map(words).collect::<Vec<_>>()
+    };
+    assert!(track.lines().count() == 7 && track.ends_with("1  dropped: unknown account\n"), "{track}");
+    assert_eq!(shape(&page.expect("what it prints").text), shape(track));
+    assert!(printed(&outputs, "metrobus journeys").lines().any(|line| line.starts_with("contactpoint  dropped ")));
+
     reader.follow("Look-ups by the million", &[]);
     assert!(reader.folder.path("data/emails.lmdb").is_file() && reader.folder.path("data/whitelist.lmdb").is_file());
 
@@ -172,6 +183,7 @@ fn every_section_with_commands_is_run() {
         BTreeSet::from([
             "",
             "First steps",
+            "Where did it go?",
             "A stop of your own",
             "On Kafka",
             "Look-ups by the million",
