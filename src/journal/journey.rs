@@ -143,8 +143,11 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// The last moment of the year 9999; entries may say anything.
+const LAST_MOMENT: i64 = 253_402_300_799_999_999;
+
 fn moment(time: i64) -> String {
-    let time = UNIX_EPOCH + Duration::from_micros(time.max(0) as u64);
+    let time = UNIX_EPOCH + Duration::from_micros(time.clamp(0, LAST_MOMENT) as u64);
     humantime::format_rfc3339_micros(time).to_string()
 }
 
@@ -155,5 +158,86 @@ fn span(micros: u64) -> String {
         1000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
         1_000_000..60_000_000 => format!("{:.1} s", micros as f64 / 1e6),
         _ => humantime::format_duration(Duration::from_secs(micros / 1_000_000)).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hop(stop: &str, time: i64, outcome: Outcome) -> Found {
+        let text = |text: &str| Some(text.to_owned());
+        let (reason, next) = match outcome {
+            Outcome::Forwarded => (None, text("Next")),
+            Outcome::Finished => (None, None),
+            Outcome::Dropped => (text("unknown\u{1b}[2J"), None),
+            Outcome::Rejected => (text("broken"), text("Error")),
+        };
+        Found {
+            id: text("7"),
+            stop: stop.to_owned(),
+            topic: "In".to_owned(),
+            partition: 1,
+            offset: 5,
+            time,
+            took: 1500,
+            outcome,
+            attempts: 2,
+            reason,
+            next,
+            rule: text("rest"),
+            key: Some(b"k\n\xff".to_vec()),
+            fields: vec![("account".to_owned(), "5".to_owned())],
+        }
+    }
+
+    #[test]
+    fn a_timeline_is_in_order_and_moves_no_cursor() {
+        let hops = vec![hop("second", 61_000_000, Outcome::Dropped), hop("first", 1_000_000, Outcome::Forwarded)];
+        let text = Journey::new("7", hops).unwrap().text();
+        let expected = "\
+7
+key k\u{fffd}\u{fffd}
+account 5
+dropped at second: unknown\u{fffd}[2J
+
+TIME (UTC)                   STOP    RECORD  WAITED    TOOK  ATTEMPTS  WHAT
+1970-01-01T00:00:01.000000Z  first   In/1/5       -  1.5 ms         2  to Next (rule rest)
+1970-01-01T00:01:01.000000Z  second  In/1/5  60.0 s  1.5 ms         2  dropped: unknown\u{fffd}[2J (rule rest)
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn it_says_where_a_message_is() {
+        for (outcome, expected) in [
+            (Outcome::Forwarded, "on its way: a sent it to Next, where nothing is noted of it yet"),
+            (Outcome::Finished, "finished at a"),
+            (Outcome::Rejected, "rejected at a, to Error: broken"),
+        ] {
+            let journey = Journey::new("7", vec![hop("a", 0, outcome)]).unwrap();
+            assert_eq!(journey.state(), expected);
+            let json = journey.json();
+            assert_eq!((&json["verdict"], &json["ended"]), (&json!(outcome.name()), &json!(outcome.is_end())));
+        }
+        assert!(Journey::new("7", Vec::new()).is_none());
+    }
+
+    #[test]
+    fn clocks_that_differ_make_no_wait_below_zero() {
+        let hops = vec![
+            hop("a", 0, Outcome::Forwarded),
+            hop("b", 100, Outcome::Forwarded),
+            hop("c", i64::MAX, Outcome::Finished),
+        ];
+        let journey = Journey::new("7", hops).unwrap();
+        assert_eq!(journey.waits().take(2).collect::<Vec<_>>(), [None, Some(0)]);
+        journey.text();
+    }
+
+    #[test]
+    fn spans_are_told_in_fitting_units() {
+        let all = [0, 999, 1000, 999_949, 1_000_000, 59_900_000, 60_000_000, 93_784_000_000].map(span);
+        assert_eq!(all, ["0 µs", "999 µs", "1.0 ms", "999.9 ms", "1.0 s", "59.9 s", "1m", "1day 2h 3m 4s"]);
     }
 }
