@@ -27,7 +27,8 @@ pub struct Global {
     pub connect_timeout: Option<Duration>,
 }
 
-fn time(text: &str) -> Result<Duration, &'static str> {
+/// A time among arguments.
+pub(crate) fn time(text: &str) -> Result<Duration, &'static str> {
     humantime::parse_duration(text).map_err(|_| "a time with its unit is expected, as in 500ms or 30s")
 }
 

@@ -15,6 +15,16 @@ pub trait Handler: Send {
     /// a rebalance), with its payload as it arrived.
     fn handle(&mut self, messages: &mut [Message<'_>]) -> anyhow::Result<Vec<Verdict>>;
 
+    /// Whether [`Handler::handle`] waits for something that [`Handler::prepare`] can begin.
+    fn prepares(&self) -> bool {
+        false
+    }
+
+    /// Begins what takes a while for `messages`, about which [`Handler::handle`] is going to be asked next, without
+    /// waiting for it: meanwhile the stop settles the batch before. What it begins must be harmless to give up, as it
+    /// is asked about other messages next where something comes between. Only called where [`Handler::prepares`].
+    fn prepare(&mut self, _messages: &[Message<'_>]) {}
+
     /// Tries once to reach what it needs beside the bus, within some seconds; asked before the stop takes its place in
     /// the group, and again after an `Err`, which means the same as that of [`Handler::handle`].
     fn connect(&mut self) -> anyhow::Result<()> {

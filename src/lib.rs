@@ -28,7 +28,8 @@
 //! 4. [`rules`]: which route a message takes.
 //! 5. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
 //! 6. [`cache`]: look-ups by key, in files, LMDB and Redis.
-//! 7. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them.
+//! 7. [`journal`]: what happened at each hop, published with the hop itself; its index, and journeys found in it.
+//! 8. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them.
 //!
 //! # A stop of your own
 //!
@@ -66,6 +67,7 @@ pub mod dead_letter;
 pub mod drain;
 pub mod error;
 pub mod handler;
+pub mod journal;
 mod json;
 pub mod payload;
 pub mod roles;

@@ -7,6 +7,8 @@
 //!
 //! Everything that does not change keeps its bytes: unknown header fields, fields beside header and payload, spelling.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -197,6 +199,14 @@ impl<'a> Message<'a> {
     pub fn id(&self) -> Option<&'a str> {
         let Leg::OnItsWay(Slip { id: Some(id), .. }) = &self.leg else { return None };
         id.strip_prefix('"')?.strip_suffix('"')
+    }
+
+    /// The id with which the message sets out from here, where its journey begins here.
+    pub(crate) fn departs_with(&self) -> Option<Uuid> {
+        match &self.leg {
+            Leg::Departs(_, id) => Some(*id),
+            _ => None,
+        }
     }
 
     /// Begins a journey: the message leaves with a new slip and the id `id`, whatever slip it came with.
@@ -425,6 +435,18 @@ impl<'a> Slip<'a> {
             }
         }
     }
+}
+
+/// The id in the slip of a value that a stop has written.
+pub(crate) fn id_of(value: &[u8]) -> Option<String> {
+    header_text(value, "id")
+}
+
+/// The text of the field `name` in the slip of a value that may be anything; `None` where there is no such text.
+pub(crate) fn header_text(value: &[u8], name: &str) -> Option<String> {
+    let value = Object::new(std::str::from_utf8(value).ok()?.trim_ascii()).if_object()?;
+    let header = Object::new(value.find("header")?).if_object()?;
+    text(header.find(name)?).map(Cow::into_owned)
 }
 
 /// A JSON list of text, as it is spelt.

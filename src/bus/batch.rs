@@ -302,6 +302,14 @@ impl Outbox {
         });
     }
 
+    /// Appends a record about inputs, of which `input` is one: it is published where that one is settled.
+    pub fn note(&mut self, input: usize, topic: &Topic, timestamp: i64, value: &[u8]) {
+        self.publish(topic, timestamp, None, Some(value));
+        if let Some(output) = self.outputs.last_mut() {
+            output.input = input;
+        }
+    }
+
     /// Takes the last output back.
     pub fn pop(&mut self) {
         self.outputs.pop();

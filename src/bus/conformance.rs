@@ -42,6 +42,8 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("drained and lag tell what is left", drained_and_lag_tell_what_is_left),
     ("a member that waits keeps its place", a_member_that_waits_keeps_its_place),
     ("a reader sees the last records and new ones", a_reader_sees_the_last_records),
+    ("a reader goes on at the offsets it is given", a_reader_goes_on_where_told),
+    ("a note about inputs is published with them", a_note_is_published_with_its_inputs),
     ("topics tells sizes and groups", topics_tells_sizes_and_groups),
     ("creating topics twice is fine, names know case", topics_are_created_once),
     ("a large record passes", a_large_record_passes),
@@ -454,6 +456,73 @@ fn a_reader_sees_the_last_records(fixture: &dyn Fixture) {
     publish(&*bus, &topics[0], [("one key".to_owned(), "10".to_owned())]);
     assert_eq!(take(&mut *reader, 4), ["7", "8", "9", "10"]);
     assert!(bus.reader(&topics[0], 0).unwrap().at_end());
+}
+
+fn a_reader_goes_on_where_told(fixture: &dyn Fixture) {
+    let (bus, topics) = created(fixture, &["in"]);
+    publish(&*bus, &topics[0], numbered(0, 200));
+    let read = |offsets: &[(i32, i64)]| {
+        let end = Instant::now() + DEADLINE;
+        let mut reader = bus.reader_from(&topics[0], offsets).unwrap();
+        let mut found = BTreeMap::new();
+        while !reader.at_end() {
+            for record in reader.poll(30, Duration::from_millis(100)).unwrap().iter() {
+                let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+                assert_eq!(found.insert((record.partition, record.offset), value), None, "read twice");
+            }
+            assert!(Instant::now() < end, "the end was not reached");
+        }
+        found
+    };
+    let all = read(&[]);
+    assert_same(all.values().cloned().collect(), texts(0..200));
+    // Half of each partition, and of what is not there, the whole
+    let mut last: BTreeMap<i32, i64> = BTreeMap::new();
+    last.extend(all.keys().copied());
+    let half: Vec<_> = last.iter().map(|(partition, last)| (*partition, last / 2)).collect();
+    let behind = |(partition, offset): &(i32, i64)| half.iter().any(|(p, from)| p == partition && offset >= from);
+    assert_eq!(read(&half), all.iter().filter(|(place, _)| behind(place)).map(|(p, v)| (*p, v.clone())).collect());
+    let beyond: Vec<_> = last.iter().map(|(partition, last)| (*partition, last + 1000)).collect();
+    assert_eq!(read(&beyond), all, "a position of another topic");
+    // At the end there is nothing, and then what comes
+    let ends: Vec<_> = last.iter().map(|(partition, last)| (*partition, last + 1)).collect();
+    let mut reader = bus.reader_from(&topics[0], &ends).unwrap();
+    publish(&*bus, &topics[0], [("k".to_owned(), "new".to_owned())]);
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let batch = reader.poll(100, Duration::from_millis(100)).unwrap();
+        if !batch.is_empty() {
+            assert_eq!((batch.len(), batch.get(0).value), (1, Some(&b"new"[..])));
+            break;
+        }
+        assert!(Instant::now() < end);
+    }
+}
+
+fn a_note_is_published_with_its_inputs(fixture: &dyn Fixture) {
+    let (bus, topics) = created(fixture, &["in", "notes"]);
+    publish(&*bus, &topics[0], numbered(0, 40));
+    let mut subscription = subscribe(&*bus, &topics[0]);
+    let batch = poll(&mut *subscription, 40);
+    let half = batch.len() / 2;
+    // None of these inputs has an output of its own
+    for (inputs, text) in [(0..half, "first"), (half..batch.len(), "second")] {
+        let mut outbox = Outbox::default();
+        if !inputs.is_empty() {
+            outbox.note(inputs.start, &topics[1], 5, text.as_bytes());
+        }
+        subscription.settle(&batch, inputs, &outbox).unwrap();
+    }
+    close(subscription);
+    let mut found = Vec::new();
+    read_all(&*bus, &topics[1], |batch| {
+        for record in batch.iter() {
+            assert_eq!((record.key, record.timestamp), (None, 5));
+            found.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+        }
+    });
+    let expected = if half > 0 { vec!["first", "second"] } else { vec!["second"] };
+    assert_same(found, expected.into_iter().map(str::to_owned));
 }
 
 fn topics_tells_sizes_and_groups(fixture: &dyn Fixture) {

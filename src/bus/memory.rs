@@ -185,6 +185,17 @@ impl Bus for MemoryBus {
         Ok(Box::new(MemoryReader { bus: self.clone(), topic: topic.clone(), position, ends }))
     }
 
+    fn reader_from(&self, topic: &Topic, offsets: &[(i32, i64)]) -> Result<Box<dyn Reader>, BusError> {
+        let mut state = self.lock();
+        let ends: Vec<_> = create(&mut state, topic, self.partitions).iter().map(Vec::len).collect();
+        let from = |(partition, end): (usize, &usize)| {
+            let given = offsets.iter().find(|(given, _)| *given as usize == partition);
+            given.map(|(_, offset)| *offset as usize).filter(|offset| offset <= end).unwrap_or(0)
+        };
+        let position = ends.iter().enumerate().map(from).collect();
+        Ok(Box::new(MemoryReader { bus: self.clone(), topic: topic.clone(), position, ends }))
+    }
+
     fn topics(&self) -> Result<Vec<TopicInfo>, BusError> {
         let state = self.lock();
         let info = |(name, partitions): (&String, &Vec<Vec<Stored>>)| TopicInfo {

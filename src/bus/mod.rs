@@ -3,7 +3,7 @@
 //! A topic is an ordered store of records in one or more partitions; a consumer group reads each record of it once.
 //! A stop calls [`Subscription::poll`], handles what came, and gives inputs and outputs together to
 //! [`Subscription::settle`]. **Everything that a batch causes on the bus goes through its settle**: the forwarded
-//! messages and the dead letters. How sure that is, [`Bus::guarantee`] says:
+//! messages, the dead letters, the journal. How sure that is, [`Bus::guarantee`] says:
 //!
 //! | engine | settle | guarantee |
 //! | --- | --- | --- |
@@ -53,6 +53,10 @@ pub trait Bus: Send + Sync {
 
     /// Reads `topic` outside of any group, from `last` records before its present end (all partitions together).
     fn reader(&self, topic: &Topic, last: u64) -> Result<Box<dyn Reader>, BusError>;
+
+    /// Reads `topic` outside of any group, each partition from the offset given for it; where none is given, or where
+    /// that offset is no longer there or not yet, from the partition's beginning.
+    fn reader_from(&self, topic: &Topic, offsets: &[(i32, i64)]) -> Result<Box<dyn Reader>, BusError>;
 
     /// Every topic with its records and groups, by name.
     fn topics(&self) -> Result<Vec<TopicInfo>, BusError>;
@@ -118,7 +122,7 @@ pub trait Reader: Send {
 pub fn open(config: &Config) -> Result<Box<dyn Bus>, Misconfigured> {
     Ok(match config.bus {
         BusKind::Sqlite => Box::new(sqlite::SqliteBus::new(config.sqlite.clone())),
-        BusKind::Kafka => Box::new(kafka::KafkaBus::new(config.kafka.clone(), &config.error_topic)?),
+        BusKind::Kafka => Box::new(kafka::KafkaBus::new(config.kafka.clone(), &config.error_topic, &config.journal)?),
     })
 }
 

@@ -41,6 +41,14 @@ pub trait Lookup: Send {
     /// `Err` where the cache cannot answer now; what `values` holds then is of no use.
     fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()>;
 
+    /// Whether an answer takes so long that it is better asked for with [`Lookup::ask`].
+    fn takes_a_while(&self) -> bool {
+        false
+    }
+
+    /// Tells that [`Lookup::get`] will be called with `keys` next, so that it may begin; does not wait.
+    fn ask(&mut self, _keys: &Keys) {}
+
     /// Tries once whether it could answer now; `Err` where not.
     fn connect(&mut self) -> anyhow::Result<()> {
         Ok(())
@@ -53,6 +61,14 @@ pub trait Membership: Send {
     ///
     /// `Err` where the cache cannot answer now; what `listed` holds then is of no use.
     fn contains(&mut self, keys: &Keys, listed: &mut Vec<bool>) -> anyhow::Result<()>;
+
+    /// Whether an answer takes so long that it is better asked for with [`Membership::ask`].
+    fn takes_a_while(&self) -> bool {
+        false
+    }
+
+    /// Tells that [`Membership::contains`] will be called with `keys` next, so that it may begin; does not wait.
+    fn ask(&mut self, _keys: &Keys) {}
 
     /// Tries once whether it could answer now; `Err` where not.
     fn connect(&mut self) -> anyhow::Result<()> {
@@ -97,7 +113,7 @@ impl Source {
 }
 
 /// The keys of a batch in one buffer. A message that has no key keeps its place with `None`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys {
     buffer: String,
     spans: Vec<Option<Range<usize>>>,

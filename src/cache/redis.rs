@@ -4,32 +4,29 @@
 //! Where Redis has no such key at all, the cache counts as away and not as empty: a server that came back without its
 //! data, or that `metrobus cache load` has not filled yet, must not cost a message. Redis knows no empty hash or set,
 //! so a list with nothing on it cannot be kept there.
+//!
+//! A question may be sent ahead, and its answers be fetched later: Redis works meanwhile, and so does who asked.
 
 use std::time::Duration;
 
 use anyhow::anyhow;
-use redis::{Client, Connection, ErrorKind, Pipeline, RedisError, RedisResult};
+use redis::{Client, Connection, ConnectionLike, ErrorKind, Pipeline, RedisError, RedisResult};
 
 use super::{Keys, Lookup, Membership, Value, Values};
 use crate::error::Misconfigured;
 
 /// Values by key, from a hash.
-pub struct Hash {
-    server: Server,
-    key: String,
-}
+pub struct Hash(Questions);
 
 /// A list, from a set.
-pub struct Set {
-    server: Server,
-    key: String,
-}
+pub struct Set(Questions);
 
 impl Hash {
     /// Prepares look-ups in the hash `key`; connects with the first one. `timeout` is for connecting and for each
     /// answer. [`Misconfigured`] where `url` is none.
     pub fn open(url: &str, key: &str, timeout: Duration) -> anyhow::Result<Self> {
-        Ok(Self { server: Server::new(url, timeout)?, key: key.into() })
+        let (command, what) = ("HMGET", "hash");
+        Ok(Self(Questions { server: Server::new(url, timeout)?, command, what, key: key.into(), asked: None }))
     }
 }
 
@@ -37,7 +34,8 @@ impl Set {
     /// Prepares look-ups in the set `key`; connects with the first one. `timeout` is for connecting and for each
     /// answer. [`Misconfigured`] where `url` is none.
     pub fn open(url: &str, key: &str, timeout: Duration) -> anyhow::Result<Self> {
-        Ok(Self { server: Server::new(url, timeout)?, key: key.into() })
+        let (command, what) = ("SMISMEMBER", "set");
+        Ok(Self(Questions { server: Server::new(url, timeout)?, command, what, key: key.into(), asked: None }))
     }
 }
 
@@ -53,8 +51,7 @@ pub fn ping(url: &str, timeout: Duration) -> anyhow::Result<()> {
 impl Lookup for Hash {
     fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()> {
         values.clear();
-        let found: Vec<redis::Value> = ask(&mut self.server, "HMGET", "hash", &self.key, keys)?;
-        let mut found = found.into_iter();
+        let mut found = self.0.answers::<redis::Value>(keys)?.into_iter();
         for key in keys.iter() {
             match key.and_then(|_| found.next()) {
                 Some(redis::Value::BulkString(bytes)) => {
@@ -66,70 +63,128 @@ impl Lookup for Hash {
         Ok(())
     }
 
+    fn takes_a_while(&self) -> bool {
+        true
+    }
+
+    fn ask(&mut self, keys: &Keys) {
+        self.0.ask(keys);
+    }
+
     fn connect(&mut self) -> anyhow::Result<()> {
-        expect(&mut self.server, "hash", &self.key)
+        self.0.expect()
     }
 }
 
 impl Membership for Set {
     fn contains(&mut self, keys: &Keys, listed: &mut Vec<bool>) -> anyhow::Result<()> {
         listed.clear();
-        let found: Vec<bool> = ask(&mut self.server, "SMISMEMBER", "set", &self.key, keys)?;
-        let mut found = found.into_iter();
+        let mut found = self.0.answers::<bool>(keys)?.into_iter();
         listed.extend(keys.iter().map(|key| key.and_then(|_| found.next()).unwrap_or(false)));
         Ok(())
     }
 
+    fn takes_a_while(&self) -> bool {
+        true
+    }
+
+    fn ask(&mut self, keys: &Keys) {
+        self.0.ask(keys);
+    }
+
     fn connect(&mut self) -> anyhow::Result<()> {
-        expect(&mut self.server, "set", &self.key)
+        self.0.expect()
     }
 }
 
-/// The answers to `command key KEYS…`, one for each of `keys` that there is.
-fn ask<T: redis::FromRedisValue>(
-    server: &mut Server,
-    command: &str,
-    what: &str,
-    key: &str,
-    keys: &Keys,
-) -> anyhow::Result<Vec<T>> {
-    let asked = keys.iter().flatten().count();
-    if asked == 0 {
-        return Ok(Vec::new());
-    }
-    // EXISTS first: a key that is there stays, since it is only ever replaced whole
-    let mut pipeline = Pipeline::with_capacity(2);
-    pipeline.cmd("EXISTS").arg(key);
-    let mut batch = redis::Cmd::with_capacity(asked + 2, 32 * asked);
-    batch.arg(command).arg(key);
-    for key in keys.iter().flatten() {
-        batch.arg(key);
-    }
-    pipeline.add_command(batch);
-    let (exists, answers): (bool, Vec<T>) = server.query(&pipeline, Some((key, what)))?;
-    if !exists {
-        return Err(unfilled(server, what, key));
-    }
-    if answers.len() != asked {
-        return Err(anyhow!("{server} gave {} answers to {asked} keys", answers.len()));
-    }
-    Ok(answers)
+/// What is asked about the keys of one hash or set.
+struct Questions {
+    server: Server,
+    command: &'static str,
+    what: &'static str,
+    key: String,
+    /// What was asked ahead; its answers are on their way.
+    asked: Option<Question>,
 }
 
-/// `Err` where the server does not answer or `key` is no `what` there.
-fn expect(server: &mut Server, what: &str, key: &str) -> anyhow::Result<()> {
-    let mut pipeline = Pipeline::with_capacity(1);
-    pipeline.cmd("TYPE").arg(key);
-    let (found,): (String,) = server.query(&pipeline, None)?;
-    match found.as_str() {
-        "none" => Err(unfilled(server, what, key)),
-        found if found == what => Ok(()),
-        _ => Err(anyhow!("{server}: `{key}` is not a {what}")),
-    }
+/// `command key KEYS…` for those of `keys` that there are.
+struct Question {
+    keys: Keys,
+    pipeline: Pipeline,
 }
 
-fn unfilled(server: &Server, what: &str, key: &str) -> anyhow::Error {
-    anyhow!("{server} has no {what} `{key}`, `metrobus cache load` fills it")
+impl Questions {
+    fn about(&self, keys: &Keys) -> Question {
+        let asked = keys.iter().flatten().count();
+        // EXISTS first: a key that is there stays, since it is only ever replaced whole
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.cmd("EXISTS").arg(&self.key);
+        let mut batch = redis::Cmd::with_capacity(asked + 2, 32 * asked);
+        batch.arg(self.command).arg(&self.key);
+        for key in keys.iter().flatten() {
+            batch.arg(key);
+        }
+        pipeline.add_command(batch);
+        Question { keys: keys.clone(), pipeline }
+    }
+
+    /// Asks about `keys` without waiting for the answers. Whatever fails shows in [`Questions::answers`].
+    fn ask(&mut self, keys: &Keys) {
+        self.forget();
+        if keys.iter().flatten().next().is_some() {
+            let question = self.about(keys);
+            self.asked = self.server.send(&question.pipeline).then_some(question);
+        }
+    }
+
+    /// Gives up answers that nobody has waited for.
+    fn forget(&mut self) {
+        if self.asked.take().is_some() {
+            self.server.connection = None;
+        }
+    }
+
+    /// The answers, one for each of `keys` that there is.
+    fn answers<T: redis::FromRedisValue>(&mut self, keys: &Keys) -> anyhow::Result<Vec<T>> {
+        let count = keys.iter().flatten().count();
+        let sent = self.asked.as_ref().is_some_and(|asked| asked.keys == *keys);
+        if !sent {
+            self.forget();
+        }
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let question = self.asked.take().unwrap_or_else(|| self.about(keys));
+        let key = Some((self.key.as_str(), self.what));
+        let (exists, answers): (bool, Vec<T>) = match sent {
+            true => self.server.receive(&question.pipeline, key)?,
+            false => self.server.query(&question.pipeline, key)?,
+        };
+        if !exists {
+            return Err(self.unfilled());
+        }
+        if answers.len() != count {
+            return Err(anyhow!("{} gave {} answers to {count} keys", self.server, answers.len()));
+        }
+        Ok(answers)
+    }
+
+    /// `Err` where the server does not answer, or the key is not there or something else.
+    fn expect(&mut self) -> anyhow::Result<()> {
+        self.forget();
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("TYPE").arg(&self.key);
+        let (found,): (String,) = self.server.query(&pipeline, None)?;
+        match found.as_str() {
+            "none" => Err(self.unfilled()),
+            found if found == self.what => Ok(()),
+            _ => Err(anyhow!("{}: `{}` is not a {}", self.server, self.key, self.what)),
+        }
+    }
+
+    fn unfilled(&self) -> anyhow::Error {
+        anyhow!("{} has no {} `{}`, `metrobus cache load` fills it", self.server, self.what, self.key)
+    }
 }
 
 /// A Redis server and the connection to it, made where it is needed and missing.
@@ -185,6 +240,33 @@ impl Server {
         result
     }
 
+    /// Sends `pipeline` without waiting for its answers, which are for [`Server::receive`] to take before anything else
+    /// is asked; whether it could.
+    fn send(&mut self, pipeline: &Pipeline) -> bool {
+        let Some(mut connection) = self.connection.take().or_else(|| self.connect().ok()) else { return false };
+        let sent = connection.send_packed_command(&pipeline.get_packed_pipeline()).is_ok();
+        self.connection = sent.then_some(connection);
+        sent
+    }
+
+    /// As [`Server::query`] of a pipeline that was sent already.
+    fn receive<T: redis::FromRedisValue>(
+        &mut self,
+        pipeline: &Pipeline,
+        key: Option<(&str, &str)>,
+    ) -> anyhow::Result<T> {
+        let Some(mut connection) = self.connection.take() else { return self.query(pipeline, key) };
+        match pipeline.query(&mut Sent(&mut connection)) {
+            Ok(answers) => {
+                self.connection = Some(connection);
+                Ok(answers)
+            }
+            // It may have been closed long ago
+            Err(error) if error.is_connection_dropped() => self.query(pipeline, key),
+            Err(error) => Err(self.explain(&error, key)),
+        }
+    }
+
     fn connect(&self) -> RedisResult<Connection> {
         let connection = self.client.get_connection_with_timeout(self.timeout)?;
         connection.set_read_timeout(Some(self.timeout))?;
@@ -202,6 +284,31 @@ impl Server {
             _ if error.is_timeout() => anyhow!("{self} does not answer within {:?}", self.timeout),
             _ => anyhow!("{self}: {error}"),
         }
+    }
+}
+
+/// A connection on which what is asked was sent already.
+struct Sent<'a>(&'a mut Connection);
+
+impl ConnectionLike for Sent<'_> {
+    fn req_packed_command(&mut self, _: &[u8]) -> RedisResult<redis::Value> {
+        self.0.recv_response()
+    }
+
+    fn req_packed_commands(&mut self, _: &[u8], offset: usize, count: usize) -> RedisResult<Vec<redis::Value>> {
+        (0..offset + count).map(|_| self.0.recv_response()).collect()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.0.check_connection()
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.is_open()
     }
 }
 
@@ -278,6 +385,36 @@ mod tests {
             contains(&mut set, &many).unwrap();
         }
         assert_eq!((calls("smismember"), calls("exists")), (10, 10));
+    }
+
+    #[test]
+    fn what_is_asked_ahead_is_answered_and_so_is_anything_else() {
+        let Some(redis) = RealRedis::start() else { return };
+        redis.command::<()>(&["HSET", "emails", "1", "a@x", "2", "b@x"]);
+        for protocol in ["", "?protocol=resp3"] {
+            let mut hash = Hash::open(&format!("{}{protocol}", redis.url()), "emails", TIMEOUT).unwrap();
+            let (one, two) = ([Some("1"), None, Some("3")], [Some("2")]);
+            let (found_one, found_two) = (["Found(\"a@x\")", "Missing", "Missing"], ["Found(\"b@x\")"]);
+            hash.ask(&keys(&one));
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one);
+            hash.ask(&keys(&one));
+            assert_eq!(get(&mut hash, &two).unwrap(), found_two, "another question");
+            hash.ask(&keys(&one));
+            hash.ask(&keys(&two));
+            assert_eq!(get(&mut hash, &two).unwrap(), found_two);
+            hash.ask(&keys(&one));
+            hash.connect().unwrap();
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one);
+            hash.ask(&keys(&one));
+            redis.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one, "answered, or asked again on a new connection");
+            redis.command::<()>(&["DEL", "emails"]);
+            hash.ask(&keys(&one));
+            assert!(get(&mut hash, &one).unwrap_err().to_string().contains("has no hash"));
+            redis.command::<()>(&["HSET", "emails", "1", "a@x", "2", "b@x"]);
+            hash.ask(&keys(&[None]));
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::{bus::Topic, error::Misconfigured};
 const INTEGERS: &[(&str, i64, i64)] = &[
     ("batch", 1, 100_000),
     ("sqlite.retention_bytes", 0, i64::MAX),
+    ("journal.retention_bytes", 0, i64::MAX),
     ("kafka.partitions", 1, 100_000),
     ("kafka.replication", 1, 1_000),
     // Kafka's clients take no larger message.
@@ -26,7 +27,7 @@ const INTEGERS: &[(&str, i64, i64)] = &[
 ];
 
 /// Sections whose `topic` is written to; any other section that has one is a stop's, which reads it.
-const WRITERS: &[&str] = &["pusher"];
+const WRITERS: &[&str] = &["pusher", "journal"];
 
 /// Properties of librdkafka on which the guarantee rests, the one value of each that does no harm, and what to do
 /// instead of setting it, or why not.
@@ -90,7 +91,7 @@ fn texts(config: &Config) -> Result<(), Misconfigured> {
             return Err(tree.says(&text::dotted(&path), "holds a NUL character"));
         }
     }
-    for key in ["sqlite.path", "kafka.group"] {
+    for key in ["sqlite.path", "kafka.group", "journal.index"] {
         if tree.value(key).and_then(Value::as_str) == Some("") {
             return Err(tree.says(key, "is \"\", must not be empty"));
         }
@@ -180,6 +181,7 @@ fn topics(config: &Config) -> Result<(), Misconfigured> {
             Topic::new(topic).map_err(|reason| config.error(&format!("{section}.topic"), reason))?;
         }
     }
+    journal_topic(config)?;
     let error = config.error_topic.as_str();
     let Some((stop, _)) = stop_sections(&config.tree).find(|(_, topic)| *topic == error) else {
         return Ok(());
@@ -192,6 +194,20 @@ fn topics(config: &Config) -> Result<(), Misconfigured> {
             .says("error_topic", format_args!("is \"{error}\", which {stop} reads: its dead letters would come back")),
         _ => config.tree.says(&key, format_args!("is \"{error}\", the error_topic: its dead letters would come back")),
     })
+}
+
+/// Refuses a journal among messages: whoever reads those would take its entries for broken ones.
+fn journal_topic(config: &Config) -> Result<(), Misconfigured> {
+    let journal = config.journal.topic.as_str();
+    if journal == config.error_topic.as_str() {
+        return Err(config.tree.says("journal.topic", format_args!("is \"{journal}\", the error_topic")));
+    }
+    let read = stop_sections(&config.tree).find(|(_, topic)| *topic == journal).map(|(stop, _)| stop);
+    let named = || config.stops.contains(&config.journal.topic).then_some("a stop in `stops`");
+    match read.or_else(named) {
+        Some(stop) => Err(config.tree.says("journal.topic", format_args!("is \"{journal}\", which {stop} reads"))),
+        None => Ok(()),
+    }
 }
 
 const ROUTE: &str = "busdriver.route";

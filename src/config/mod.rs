@@ -49,6 +49,7 @@ use tree::Tree;
 use crate::{
     bus::{Guarantee, Topic, sqlite},
     error::Misconfigured,
+    journal,
     slip::Limits,
     stop::Retry,
 };
@@ -75,6 +76,7 @@ pub struct Config {
     pub limits: Limits,
     /// `max_attempts` is 1 or more, `first` more than zero, `max` no less than it.
     pub retry: Retry,
+    pub journal: journal::Options,
     pub log: Log,
     #[serde(skip)]
     tree: Tree,

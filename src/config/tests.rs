@@ -48,6 +48,11 @@ fn the_defaults_are_what_the_structs_expect() {
     assert_eq!(config.redis.counters, Counters::Auto);
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.retry, Retry::default());
+    assert_eq!((config.journal.level, config.journal.topic.as_str()), (journal::Level::All, "Journal"));
+    assert!(config.journal.fields.is_empty());
+    assert_eq!(config.journal.index, Path::new("data/journal-index.db"));
+    assert_eq!(config.journal.retention, Duration::from_secs(7 * 24 * 3600));
+    assert_eq!(config.journal.retention_bytes, 0);
     assert!(config.log.redact);
     assert_eq!(names(&config.stop_topics()), ["Source", "AddEmail", "WhiteList", "Log"]);
     assert!(config.effective().all(|entry| entry.origin == Origin::Default));

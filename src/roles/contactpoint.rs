@@ -53,19 +53,22 @@ impl Contactpoint {
     }
 }
 
+impl Contactpoint {
+    /// Collects the accounts, and what is odd about a message where it has none.
+    fn collect(&mut self, messages: &[Message<'_>]) -> Vec<Option<&'static str>> {
+        self.accounts.clear();
+        let collect = |message: &Message<'_>| {
+            let account = account(&message.payload);
+            self.accounts.push(account.as_deref().ok());
+            account.err()
+        };
+        messages.iter().map(collect).collect()
+    }
+}
+
 impl Handler for Contactpoint {
     fn handle(&mut self, messages: &mut [Message<'_>]) -> anyhow::Result<Vec<Verdict>> {
-        self.accounts.clear();
-        let mut odd = vec![None; messages.len()];
-        for (message, odd) in messages.iter().zip(&mut odd) {
-            match account(&message.payload) {
-                Ok(account) => self.accounts.push(Some(&account)),
-                Err(reason) => {
-                    self.accounts.push(None);
-                    *odd = Some(reason);
-                }
-            }
-        }
+        let odd = self.collect(messages);
         self.emails.get(&self.accounts, &mut self.found)?;
         let judge = |((message, odd), email): ((&mut Message<'_>, Option<&'static str>), Value<'_>)| match (odd, email)
         {
@@ -78,6 +81,15 @@ impl Handler for Contactpoint {
             },
         };
         Ok(messages.iter_mut().zip(odd).zip(self.found.iter()).map(judge).collect())
+    }
+
+    fn prepares(&self) -> bool {
+        self.emails.takes_a_while()
+    }
+
+    fn prepare(&mut self, messages: &[Message<'_>]) {
+        self.collect(messages);
+        self.emails.ask(&self.accounts);
     }
 
     fn connect(&mut self) -> anyhow::Result<()> {

@@ -27,7 +27,10 @@ mod check;
 mod completions;
 mod config;
 mod contactpoint;
+mod dead;
 mod demo;
+mod journal;
+mod journeys;
 mod logstop;
 mod make_data;
 mod plan;
@@ -35,6 +38,7 @@ mod pusher;
 mod run;
 mod tail;
 mod topics;
+mod track;
 mod whitelist;
 
 /// All roles, in the order in which the help lists them.
@@ -50,8 +54,12 @@ pub const ROLES: &[Role] = &[
     cache::ROLE,
     check::ROLE,
     plan::ROLE,
+    dead::ROLE,
     topics::ROLE,
     tail::ROLE,
+    track::ROLE,
+    journeys::ROLE,
+    journal::ROLE,
     config::ROLE,
     completions::ROLE,
 ];

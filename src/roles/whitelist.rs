@@ -45,12 +45,18 @@ struct Whitelist {
     found: Vec<bool>,
 }
 
-impl Handler for Whitelist {
-    fn handle(&mut self, messages: &mut [Message<'_>]) -> anyhow::Result<Vec<Verdict>> {
+impl Whitelist {
+    fn collect(&mut self, messages: &[Message<'_>]) {
         self.emails.clear();
-        for message in messages.iter() {
+        for message in messages {
             self.emails.push(message.payload.text("email").as_deref());
         }
+    }
+}
+
+impl Handler for Whitelist {
+    fn handle(&mut self, messages: &mut [Message<'_>]) -> anyhow::Result<Vec<Verdict>> {
+        self.collect(messages);
         self.listed.contains(&self.emails, &mut self.found)?;
         let judge = |((message, email), listed): ((&mut Message<'_>, Option<&str>), &bool)| match (email, listed) {
             (None, _) if message.payload.get("email").is_none() => Verdict::drop("email is missing"),
@@ -62,6 +68,15 @@ impl Handler for Whitelist {
             },
         };
         Ok(messages.iter_mut().zip(self.emails.iter()).zip(&self.found).map(judge).collect())
+    }
+
+    fn prepares(&self) -> bool {
+        self.listed.takes_a_while()
+    }
+
+    fn prepare(&mut self, messages: &[Message<'_>]) {
+        self.collect(messages);
+        self.listed.ask(&self.emails);
     }
 
     fn connect(&mut self) -> anyhow::Result<()> {

@@ -1,5 +1,9 @@
 //! The loop that every stop runs: poll, handle, advance, settle.
 //!
+//! A handler that asks a service across the network would wait for every answer. So it may begin with a batch
+//! ([`Handler::prepare`]) before the one in front is settled: settling, and the reading of the next batch, fill the time.
+//! Batches are handled and settled in their order all the same.
+//!
 //! What can go wrong on the way, and what then happens:
 //! - a record is no message, or its handler rejects it: dead letter, in the settle of its batch;
 //! - a handler asks for a retry, or panics: what is before that message is settled, then it alone is handled again
@@ -25,6 +29,7 @@ use crate::{
     dead_letter::{DeadLetters, now_ms},
     drain::Member,
     handler::{Broken, Handler, Verdict},
+    journal::{self, Notes, Outcome, What},
     json::scan::Tape,
     shutdown::Shutdown,
     slip::{Checked, Limits, Message, Parts, Stops},
@@ -55,6 +60,8 @@ pub struct Settings {
     pub stops: Arc<Stops>,
     /// Where dead letters go.
     pub error_topic: Topic,
+    /// What is noted of each hop, and where.
+    pub journal: Arc<journal::Options>,
     /// How long the end of the process waits for what is in flight.
     pub shutdown_timeout: Duration,
     /// How long the start waits for the bus; `None` for ever.
@@ -69,6 +76,7 @@ impl From<&Config> for Settings {
             retry: config.retry,
             stops: Arc::new(Stops::new(config.stop_topics())),
             error_topic: config.error_topic.clone(),
+            journal: Arc::new(config.journal.clone()),
             shutdown_timeout: config.shutdown_timeout,
             connect_timeout: None,
         }
@@ -187,8 +195,10 @@ impl Stop {
         if persist(&needs, limit, shutdown, connect)?.is_none() {
             return Ok(None);
         }
-        let topics: BTreeSet<_> =
-            self.settings.stops.iter().chain([&self.letters.topic, &self.letters.error]).cloned().collect();
+        let journal = &self.settings.journal;
+        let journal = (journal.level != journal::Level::Off).then_some(&journal.topic);
+        let own = [&self.letters.topic, &self.letters.error].into_iter().chain(journal);
+        let topics: BTreeSet<_> = self.settings.stops.iter().chain(own).cloned().collect();
         let topics: Vec<_> = topics.into_iter().collect();
         persist("the bus", limit, shutdown, || {
             bus.connect()?;
@@ -205,7 +215,10 @@ impl Stop {
     ) -> anyhow::Result<()> {
         let wait = if self.drain.is_some() { DRAIN_POLL } else { POLL };
         let mut scratch = Scratch::default();
+        let mut judged = None;
         while !shutdown.requested() {
+            // What is judged does not wait for company
+            let wait = if judged.is_some() { Duration::ZERO } else { wait };
             let polled = persist("the bus", None, shutdown, || subscription.poll(self.settings.batch, wait))?;
             let Some(batch) = polled else { break };
             self.stats.lock().refuse(subscription.refused());
@@ -214,12 +227,14 @@ impl Stop {
                 if let Some(drain) = &self.drain {
                     drain.active();
                 }
-                self.carry(&Arc::new(batch), &mut scratch, subscription, shutdown)?;
+                judged = self.carry(&Arc::new(batch), judged, &mut scratch, subscription, shutdown)?;
+            } else if let Some(judged) = judged.take() {
+                scratch.spare = self.settle(judged, subscription, shutdown)?;
             } else if self.nothing_left(subscription)? {
                 break;
             }
         }
-        Ok(())
+        judged.map_or(Ok(()), |judged| self.settle(judged, subscription, shutdown).map(drop))
     }
 
     fn nothing_left(&self, subscription: &mut dyn Subscription) -> anyhow::Result<bool> {
@@ -241,29 +256,41 @@ impl Stop {
         format!("what stop {} needs", self.letters.stop)
     }
 
-    /// Handles and settles a whole batch, however often that takes.
+    /// Handles and settles a whole batch, however often that takes, and `before`, what was left to settle of the one
+    /// before. Where the handler prepares, the settling of the last of this one is left as well: the next one is to be
+    /// prepared first.
     fn carry(
         &mut self,
         batch: &Arc<Batch>,
+        mut before: Option<Settling>,
         scratch: &mut Scratch,
         subscription: &mut dyn Subscription,
         shutdown: &Shutdown,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Settling>> {
         let (mut from, mut attempt, mut alone_until) = (0, 1, 0);
         let mut retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
         let mut absence: Option<Absence> = None;
         while from < batch.len() {
             let until = if from < alone_until { from + 1 } else { batch.len() };
-            let judged = match self.judge(batch, from..until, attempt, scratch) {
+            let mut settled = None;
+            let prepared = |stop: &Self| {
+                let before = before.take().map(|before| stop.settle(before, subscription, shutdown));
+                settled = before.transpose()?;
+                Ok(())
+            };
+            let judged = self.judge(batch, from..until, attempt, scratch, prepared)?;
+            scratch.spare = settled.unwrap_or(std::mem::take(&mut scratch.spare));
+            let judged = match judged {
                 Judged::Up { to, tally, retry } => {
                     if let Some(absence) = absence.take() {
                         absence.over();
                     }
-                    self.settle(batch, from..to, &scratch.outbox, subscription, shutdown)?;
-                    self.stats.lock().add(&tally, now_ms());
-                    if let Some(on_read) = self.on_read.as_ref().filter(|_| tally.read > 0) {
-                        on_read(tally.read);
+                    let outbox = std::mem::replace(&mut scratch.outbox, std::mem::take(&mut scratch.spare));
+                    let judged = Settling { batch: batch.clone(), inputs: from..to, outbox, tally };
+                    if to == batch.len() && self.handler.prepares() {
+                        return Ok(Some(judged));
                     }
+                    scratch.spare = self.settle(judged, subscription, shutdown)?;
                     if to > from {
                         (from, attempt) = (to, 1);
                         retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
@@ -280,7 +307,7 @@ impl Stop {
                     let absence = absence.get_or_insert_with(|| Absence::of(self.needs()));
                     let wait = absence.failed(&format_args!("{error:#}"));
                     if self.wait(wait, subscription, shutdown)? {
-                        return Ok(());
+                        return Ok(None);
                     }
                     continue;
                 }
@@ -291,32 +318,36 @@ impl Stop {
                 alone_until = alone_until.max(from + 1);
                 self.stats.lock().retried += 1;
                 if self.wait(retry_waits.next().unwrap_or_default(), subscription, shutdown)? {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Settles, waiting where the bus is away. Once the end of the process is asked for, that long at most.
+    /// Settles and counts what was judged, waiting where the bus is away. Once the end of the process is asked for, that
+    /// long at most. Gives the outbox back for its memory.
     fn settle(
         &self,
-        batch: &Arc<Batch>,
-        inputs: std::ops::Range<usize>,
-        outbox: &Outbox,
+        judged: Settling,
         subscription: &mut dyn Subscription,
         shutdown: &Shutdown,
-    ) -> anyhow::Result<()> {
-        if inputs.is_empty() {
-            return Ok(());
+    ) -> anyhow::Result<Outbox> {
+        let Settling { batch, inputs, outbox, tally } = judged;
+        if !inputs.is_empty() {
+            let mut settle = || subscription.settle(&batch, inputs.clone(), &outbox);
+            if persist("the bus", None, shutdown, &mut settle)?.is_none() {
+                persist("the bus", Some(self.settings.shutdown_timeout), &Shutdown::default(), &mut settle)
+                    .with_context(|| {
+                        format!("{} messages unsettled at the end; they will be read again", inputs.len())
+                    })?;
+            }
         }
-        let mut settle = || subscription.settle(batch, inputs.clone(), outbox);
-        if persist("the bus", None, shutdown, &mut settle)?.is_some() {
-            return Ok(());
+        self.stats.lock().add(&tally, now_ms());
+        if let Some(on_read) = self.on_read.as_ref().filter(|_| tally.read > 0) {
+            on_read(tally.read);
         }
-        persist("the bus", Some(self.settings.shutdown_timeout), &Shutdown::default(), &mut settle)
-            .with_context(|| format!("{} messages unsettled at the end; they will be read again", inputs.len()))?;
-        Ok(())
+        Ok(outbox)
     }
 
     /// Waits for `time`; true where the end of the process is asked for meanwhile.
@@ -335,10 +366,17 @@ impl Stop {
     }
 
     /// Handles `range` of a batch, the first message for the `attempt`-th time, and fills the outbox with what comes of
-    /// it, up to the first message that is to be tried again.
-    fn judge(&mut self, batch: &Batch, range: std::ops::Range<usize>, attempt: u32, scratch: &mut Scratch) -> Judged {
+    /// it, up to the first message that is to be tried again. Calls `prepared` once the handler has prepared.
+    fn judge(
+        &mut self,
+        batch: &Batch,
+        range: std::ops::Range<usize>,
+        attempt: u32,
+        scratch: &mut Scratch,
+        prepared: impl FnOnce(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Judged> {
         let (limits, stops) = (self.settings.limits, Arc::clone(&self.settings.stops));
-        let Scratch { tape, outbox, messages: memory } = scratch;
+        let Scratch { tape, outbox, messages: memory, notes, .. } = scratch;
         tape.clear();
         outbox.clear();
         let checked: Vec<_> = range.clone().map(|index| Checked::new(batch.get(index).value, &limits, tape)).collect();
@@ -357,10 +395,14 @@ impl Stop {
                 Err(reason) => malformed.push((index, reason)),
             }
         }
+        self.prepare(&messages);
+        prepared(self)?;
+        // The batch before is none of its time
+        notes.begin(self.handler.begins_journeys());
         let verdicts = match self.ask(&mut messages) {
             Answer::Verdicts(verdicts) => verdicts,
-            Answer::Away(error) => return Judged::Away(error),
-            Answer::Panicked if messages.len() > 1 => return Judged::Panicked,
+            Answer::Away(error) => return Ok(Judged::Away(error)),
+            Answer::Panicked if messages.len() > 1 => return Ok(Judged::Panicked),
             Answer::Panicked => messages.iter().map(|_| Verdict::retry("handler panicked")).collect(),
         };
         let mut malformed = malformed.into_iter().peekable();
@@ -369,7 +411,9 @@ impl Stop {
         for index in range.clone() {
             if let Some((_, reason)) = malformed.next_if(|(at, _)| *at == index) {
                 counts.read += 1;
-                self.letters.write(outbox, index, &batch.get(index), &reason.to_string(), 1);
+                let (record, text) = (batch.get(index), reason.to_string());
+                self.letters.write(outbox, index, &record, &text, 1);
+                notes.record(&self.settings.journal, &self.letters, index, &record, &self.rejected(&text, 1));
                 tally(&mut counts.rejected, reason.kind().into());
                 continue;
             }
@@ -377,15 +421,25 @@ impl Stop {
             let tries = if index == range.start { attempt } else { 1 };
             let verdict = match verdict {
                 Verdict::Retry(reason) if tries < self.settings.retry.max_attempts => {
-                    return Judged::Up { to: index, tally: counts, retry: Some(reason) };
+                    notes.publish(&self.settings.journal, outbox);
+                    return Ok(Judged::Up { to: index, tally: counts, retry: Some(reason) });
                 }
                 Verdict::Retry(reason) => Verdict::reject(format!("{reason}; gave up after {tries} attempts")),
                 verdict => verdict,
             };
-            self.carry_out(index, message, verdict, tries, outbox, &mut counts);
+            self.carry_out(index, message, verdict, tries, (outbox, notes), &mut counts);
         }
+        notes.publish(&self.settings.journal, outbox);
         *memory = recycled(messages);
-        Judged::Up { to: range.end, tally: counts, retry: None }
+        Ok(Judged::Up { to: range.end, tally: counts, retry: None })
+    }
+
+    /// Has the handler begin what takes a while. Where it panics it will when it is asked, and that is dealt with there.
+    fn prepare(&mut self, messages: &[Message<'_>]) {
+        let handler = &mut self.handler;
+        if handler.prepares() && !messages.is_empty() {
+            let _ = catch_unwind(AssertUnwindSafe(|| handler.prepare(messages)));
+        }
     }
 
     fn ask(&mut self, messages: &mut [Message<'_>]) -> Answer {
@@ -413,20 +467,32 @@ impl Stop {
         index: usize,
         message: &Message<'_>,
         verdict: Verdict,
-        attempt: u32,
-        outbox: &mut Outbox,
+        attempts: u32,
+        (outbox, notes): (&mut Outbox, &mut Notes),
         counts: &mut Tally,
     ) {
         counts.read += 1;
         let record = &message.record;
+        let mut note = |what: What<'_>| notes.message(&self.settings.journal, &self.letters, index, message, &what);
+        let finished = What { outcome: Outcome::Finished, attempts, reason: None, next: None };
         let reason: Reason = match verdict {
-            Verdict::Drop(reason) => return tally(&mut counts.dropped, label(reason)),
-            Verdict::Finish => return counts.finished.push(record.timestamp),
+            Verdict::Drop(reason) => {
+                note(What { outcome: Outcome::Dropped, attempts, reason: Some(&reason), next: None });
+                return tally(&mut counts.dropped, label(reason));
+            }
+            Verdict::Finish => {
+                note(finished);
+                return counts.finished.push(record.timestamp);
+            }
             Verdict::Forward => {
-                let Some(next) = message.next_stop() else { return counts.finished.push(record.timestamp) };
+                let Some(next) = message.next_stop() else {
+                    note(finished);
+                    return counts.finished.push(record.timestamp);
+                };
                 let bytes = outbox.forward(index, next, |out| message.write_next(out));
                 let limit = self.settings.limits.message_bytes;
                 if bytes <= limit {
+                    note(What { outcome: Outcome::Forwarded, attempts, reason: None, next: Some(next.as_str()) });
                     counts.forwarded += 1;
                     return;
                 }
@@ -435,8 +501,14 @@ impl Stop {
             }
             Verdict::Reject(reason) | Verdict::Retry(reason) => reason,
         };
-        self.letters.write(outbox, index, record, &reason, attempt);
+        self.letters.write(outbox, index, record, &reason, attempts);
+        note(self.rejected(&reason, attempts));
         tally(&mut counts.rejected, label(reason));
+    }
+
+    fn rejected<'a>(&'a self, reason: &'a str, attempts: u32) -> What<'a> {
+        let next = Some(self.letters.error.as_str());
+        What { outcome: Outcome::Rejected, attempts, reason: Some(reason), next }
     }
 }
 
@@ -454,8 +526,19 @@ fn label(reason: Reason) -> Reason {
 struct Scratch {
     tape: Tape,
     outbox: Outbox,
+    /// Of what is settled.
+    spare: Outbox,
     /// Empty.
     messages: Vec<Message<'static>>,
+    notes: Notes,
+}
+
+/// Part of a batch that is judged, to be settled.
+struct Settling {
+    batch: Arc<Batch>,
+    inputs: std::ops::Range<usize>,
+    outbox: Outbox,
+    tally: Tally,
 }
 
 /// An empty vector in the memory of another one, whose messages may have been of other batches.

@@ -29,6 +29,7 @@ fn settings() -> Settings {
         retry,
         stops: Arc::new(Stops::new([topic("Here"), topic("Next")])),
         error_topic: topic("Error"),
+        journal: Arc::new(Config::load(None, [] as [(&str, &str); 0]).unwrap().journal),
         shutdown_timeout: Duration::from_secs(1),
         connect_timeout: Some(Duration::from_secs(5)),
     }
@@ -77,6 +78,101 @@ fn order(bus: &MemoryBus, name: &str) -> Vec<usize> {
 
 fn n(message: &Message<'_>) -> usize {
     message.payload.get("n").unwrap().parse().unwrap()
+}
+
+/// A handler that prepares, and at each call notes the first message it is given and how many had left by then.
+struct Ahead<H> {
+    inner: H,
+    bus: MemoryBus,
+    calls: Arc<Mutex<Vec<(&'static str, usize, usize)>>>,
+}
+
+impl<H> Ahead<H> {
+    fn new(bus: &MemoryBus, inner: H) -> Self {
+        Self { inner, bus: bus.clone(), calls: Arc::default() }
+    }
+
+    fn note(&self, call: &'static str, messages: &[Message<'_>]) {
+        self.calls.lock().unwrap().push((call, n(&messages[0]), order(&self.bus, "Next").len()));
+    }
+}
+
+impl<H: Handler> Handler for Ahead<H> {
+    fn handle(&mut self, messages: &mut [Message<'_>]) -> anyhow::Result<Vec<Verdict>> {
+        self.note("handle", messages);
+        self.inner.handle(messages)
+    }
+
+    fn prepares(&self) -> bool {
+        true
+    }
+
+    fn prepare(&mut self, messages: &[Message<'_>]) {
+        self.note("prepare", messages);
+    }
+}
+
+#[test]
+fn a_batch_is_prepared_before_the_one_in_front_is_settled() {
+    let bus = bus_with((0..25).map(message));
+    let handler = Ahead::new(&bus, each(|_| Verdict::Forward));
+    let calls = handler.calls.clone();
+    let stats = run(&bus, handler);
+    assert_eq!((stats.read, stats.forwarded), (25, 25));
+    assert_eq!(order(&bus, "Next"), (0..25).collect::<Vec<_>>());
+    let expected = [
+        ("prepare", 0, 0),
+        ("handle", 0, 0),
+        ("prepare", 10, 0),
+        ("handle", 10, 10),
+        ("prepare", 20, 10),
+        ("handle", 20, 20),
+    ];
+    assert_eq!(*calls.lock().unwrap(), expected);
+}
+
+#[test]
+fn a_handler_that_prepares_loses_nothing_and_keeps_the_order() {
+    let bus = bus_with((0..100).map(message));
+    for (step, failure) in [
+        (Step::Poll, Failure::Unavailable),
+        (Step::Settle, Failure::Unavailable),
+        (Step::Settle, Failure::Lost),
+        (Step::Poll, Failure::Lost),
+    ] {
+        bus.fail_next(step, failure);
+    }
+    let (mut retries, mut panics) = (0, 0);
+    let stats = run(
+        &bus,
+        Ahead::new(
+            &bus,
+            each(move |message| {
+                retries += usize::from(n(message) == 33);
+                panics += usize::from(n(message) == 57);
+                assert!(n(message) != 57 || panics > 2, "twice");
+                if n(message) == 33 && retries < 3 { Verdict::retry("not yet") } else { Verdict::Forward }
+            }),
+        ),
+    );
+    assert_eq!(order(&bus, "Next"), (0..100).collect::<Vec<_>>());
+    assert_eq!(contents(&bus, "Error"), []);
+    assert!(stats.read >= 100 && stats.retried >= 2, "{stats:?}");
+}
+
+#[test]
+fn the_end_settles_what_a_handler_that_prepares_has_judged() {
+    let bus = bus_with((0..100).map(message));
+    let shutdown = Shutdown::default();
+    let asked = shutdown.clone();
+    let handler = each(move |message| {
+        if n(message) == 25 {
+            asked.request();
+        }
+        Verdict::Forward
+    });
+    Stop::new("tester", &topic("Here"), Ahead::new(&bus, handler), settings()).run(&bus, &shutdown).unwrap();
+    assert_eq!(order(&bus, "Next"), (0..30).collect::<Vec<_>>());
 }
 
 #[test]
@@ -374,4 +470,124 @@ fn every_read_message_is_counted_once() {
         .on_read(|count| COUNTED.lock().unwrap().push(count));
     stop.run(&bus, &Shutdown::default()).unwrap();
     assert_eq!(COUNTED.lock().unwrap().iter().sum::<u64>(), 35);
+}
+
+/// Offset, outcome, attempts, reason and next topic of every hop in the journal.
+type Noted = (i64, Outcome, u32, Option<String>, Option<String>);
+
+fn noted(bus: &MemoryBus) -> Vec<Noted> {
+    let mut reader = bus.reader(&topic("Journal"), u64::MAX).unwrap();
+    let mut all = Vec::new();
+    for record in reader.poll(10_000, Duration::ZERO).unwrap().iter() {
+        let entry = journal::Entry::read(record.value.unwrap()).unwrap();
+        assert_eq!((entry.stop, entry.topic, entry.partition), ("tester", "Here", 0));
+        assert!(record.timestamp == entry.time / 1000 && entry.time > 0);
+        for hop in entry.hops() {
+            let hop = hop.unwrap();
+            let owned = |text: Option<&str>| text.map(str::to_owned);
+            all.push((hop.offset, hop.outcome, hop.attempts, owned(hop.reason), owned(hop.next)));
+        }
+    }
+    all
+}
+
+#[test]
+fn the_journal_says_what_became_of_each_message() {
+    let bus = bus_with((0..5).map(message).chain(["nonsense".to_owned()]));
+    run(
+        &bus,
+        each(|message| match n(message) {
+            0 => Verdict::Forward,
+            1 => Verdict::Finish,
+            2 => Verdict::drop("not wanted"),
+            3 => Verdict::reject("broken"),
+            _ => Verdict::retry("later"),
+        }),
+    );
+    let text = |text: &str| Some(text.to_owned());
+    let error = || text("Error");
+    let expected = [
+        (0, Outcome::Forwarded, 1, None, text("Next")),
+        (1, Outcome::Finished, 1, None, None),
+        (2, Outcome::Dropped, 1, text("not wanted"), None),
+        (3, Outcome::Rejected, 1, text("broken"), error()),
+        (4, Outcome::Rejected, 3, text("later; gave up after 3 attempts"), error()),
+        (5, Outcome::Rejected, 1, text("not JSON: expected ident at line 1 column 2"), error()),
+    ];
+    assert_eq!(noted(&bus), expected);
+}
+
+#[test]
+fn the_journal_is_as_true_as_the_bus() {
+    let bus = bus_with((0..40).map(message));
+    for (step, failure) in [
+        (Step::Settle, Failure::Unavailable),
+        (Step::Settle, Failure::Lost),
+        (Step::Poll, Failure::Lost),
+        (Step::Settle, Failure::Lost),
+    ] {
+        bus.fail_next(step, failure);
+    }
+    let failures = AtomicU32::new(0);
+    let judge = each(move |message| match n(message) {
+        n if n % 7 == 3 && failures.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) => Verdict::retry("not yet"),
+        n if n % 5 == 0 => Verdict::drop("not wanted"),
+        n => {
+            assert!(n != 12, "a bug in a handler");
+            Verdict::Forward
+        }
+    });
+    run(&bus, judge);
+    let noted = noted(&bus);
+    assert_eq!(noted.iter().map(|hop| hop.0).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>(), "each once, in order");
+    let of = |outcome| noted.iter().filter(|hop| hop.1 == outcome).map(|hop| hop.0 as usize).collect::<Vec<_>>();
+    assert_eq!(of(Outcome::Forwarded), order(&bus, "Next"));
+    assert_eq!(of(Outcome::Rejected), order(&bus, "Error"));
+    assert!(noted.iter().any(|hop| hop.2 == 2), "attempts are told");
+}
+
+#[test]
+fn the_journal_notes_as_much_as_its_level_says() {
+    for (level, expected) in [(journal::Level::Ends, vec![1, 3]), (journal::Level::Off, vec![])] {
+        let bus = bus_with((0..4).map(message));
+        let mut journal = (*settings().journal).clone();
+        journal.level = level;
+        let settings = Settings { journal: Arc::new(journal), ..settings() };
+        let judge = each(|message| if n(message).is_multiple_of(2) { Verdict::Forward } else { Verdict::Finish });
+        Stop::new("tester", &topic("Here"), judge, settings)
+            .drain(Drain::default().join())
+            .run(&bus, &Shutdown::default())
+            .unwrap();
+        assert_eq!(noted(&bus).iter().map(|hop| hop.0).collect::<Vec<_>>(), expected, "{level:?}");
+    }
+}
+
+#[test]
+fn an_entry_is_of_one_partition_and_stays_small() {
+    let bus = MemoryBus::with_partitions(3);
+    let mut outbox = Outbox::default();
+    // Ids and keys of the longest kind: they would make one entry too large
+    for n in 0..900 {
+        let id = format!("{n:0>1024}");
+        let value = format!(r#"{{"header":{{"route":[],"id":"{id}"}},"payload":{{"n":{n}}}}}"#);
+        outbox.publish(&topic("Here"), 5, Some(format!("key {n}").as_bytes()), Some(value.as_bytes()));
+    }
+    bus.publisher().unwrap().publish(&outbox).unwrap();
+    let settings = Settings { batch: 900, limits: Limits::default(), ..settings() };
+    let stop = Stop::new("tester", &topic("Here"), each(|_| Verdict::Forward), settings);
+    stop.drain(Drain::default().join()).run(&bus, &Shutdown::default()).unwrap();
+    let mut reader = bus.reader(&topic("Journal"), u64::MAX).unwrap();
+    let batch = reader.poll(10_000, Duration::ZERO).unwrap();
+    let mut seen = BTreeSet::new();
+    for record in batch.iter() {
+        assert!(record.value.unwrap().len() < 500_000);
+        let entry = journal::Entry::read(record.value.unwrap()).unwrap();
+        for hop in entry.hops() {
+            let hop = hop.unwrap();
+            assert!(hop.key.is_none(), "it has an id");
+            assert!(matches!(hop.id, journal::Id::Text(id) if id.len() == 1024));
+            assert!(seen.insert((entry.partition, hop.offset)));
+        }
+    }
+    assert!(batch.len() >= 3 && seen.len() == 900, "{} entries, {} hops", batch.len(), seen.len());
 }

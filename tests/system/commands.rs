@@ -188,6 +188,7 @@ fn topics_tells_records_groups_and_lag() {
 TOPIC      PARTITIONS  RECORDS  GROUP     LAG
 AddEmail            1        5  -           -
 Error               1        0  -           -
+Journal             1        1  -           -
 Log                 1        0  -           -
 Source              1        8  metrobus    3
 WhiteList           1        0  -           -
@@ -195,8 +196,8 @@ WhiteList           1        0  -           -
     assert_eq!(table, expected);
     let lines = fleet.metrobus(&["topics", "--json"]).run().assert_code(0).stdout_text();
     let source = r#"{"topic":"Source","partitions":1,"records":8,"groups":[{"group":"metrobus","lag":3}]}"#;
-    assert_eq!(lines.lines().nth(3), Some(source));
-    assert_eq!(lines.lines().count(), 5);
+    assert_eq!(lines.lines().nth(4), Some(source));
+    assert_eq!(lines.lines().count(), 6);
 }
 
 /// Publishes through the library what the pusher would not: a value of any bytes, and one with a header.

@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
+use metrobus::journal::Outcome;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 use crate::{
     fleet::{DEADLINE, Engine, Fleet, STOPS},
+    journal::assert_every_journey_has_its_end,
     support::{Process, Redis, Signal, say},
 };
 
@@ -154,6 +156,19 @@ fn assert_nothing_lost(fleet: &Fleet, what: &str) {
     }
     assert_output_is_whole(fleet, what);
     assert_order(fleet, what);
+    let ends = assert_every_journey_has_its_end(fleet, MESSAGES, what);
+    if fleet.engine != Engine::AtLeastOnce {
+        let expected = [
+            (Outcome::Finished, End::Finished),
+            (Outcome::Dropped, End::Dropped),
+            (Outcome::Rejected, End::DeadLetter),
+        ];
+        assert_eq!(
+            ends,
+            expected.map(|(outcome, end)| (outcome, self::expected(end).len())).into(),
+            "{what}: ends in the journal"
+        );
+    }
 }
 
 /// What logstop wrote holds every finished message, at least once.

@@ -143,6 +143,17 @@ fn the_commands_run_in_the_order_of_the_page() {
     );
     assert!(printed(&outputs, "metrobus plan --from Source --against").contains("\n  to   rest: Log\n"));
 
+    let outputs = reader.follow("Where did it go?", &[]);
+    let track = printed(&outputs, "metrobus track --key 5");
+    let page = blocks().into_iter().find(|block| block.section == "Where did it go?" && block.language == "text");
+    let shape = |text: &str| {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        text.lines().skip(1).take(4).map(words).collect::<Vec<_>>()
+    };
+    assert!(track.lines().count() == 7 && track.ends_with("1  dropped: unknown account\n"), "{track}");
+    assert_eq!(shape(&page.expect("what it prints").text), shape(track));
+    assert!(printed(&outputs, "metrobus journeys").lines().any(|line| line.starts_with("contactpoint  dropped ")));
+
     reader.follow("Look-ups by the million", &[]);
     assert!(reader.folder.path("data/emails.lmdb").is_file() && reader.folder.path("data/whitelist.lmdb").is_file());
 
@@ -184,6 +195,7 @@ fn every_section_with_commands_is_run() {
             "",
             "First steps",
             "Rules",
+            "Where did it go?",
             "A stop of your own",
             "On Kafka",
             "Look-ups by the million",
@@ -253,7 +265,7 @@ fn every_name_on_the_page_exists() {
     let words: BTreeSet<_> = help.split(|c: char| c.is_whitespace() || ",<>=[]".contains(c)).collect();
     let defaults = toml::Value::Table(metrobus::config::DEFAULTS.parse().expect("TOML"));
     let is_key = |key: &str| key.split('.').try_fold(&defaults, |found, name| found.get(name)).is_some();
-    let headers = include_str!("../../src/dead_letter.rs");
+    let headers = include_str!("../../src/dead_letter/mod.rs");
     // Words of messages, of other programs and of the library
     let known = ["id", "account_number", "***", "read_committed", "RUST_LOG", "Handler", "METROBUS_CONFIG"];
     for span in spans() {

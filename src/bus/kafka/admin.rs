@@ -106,10 +106,11 @@ impl Admin {
         // librdkafka gives a null where the broker answers once for a topic that was named twice, rdkafka reads it
         let topics: Vec<_> = topics.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         let missing = topics.iter().filter(|topic| !existing.contains_key(topic.as_str()));
-        let missing = missing.map(|topic| {
+        let missing: Vec<_> =
+            missing.map(|topic| (topic, self.settings.topic_properties(topic, error_topic))).collect();
+        let missing = missing.iter().map(|(topic, properties)| {
             let new = NewTopic::new(topic.as_str(), options.partitions, TopicReplication::Fixed(options.replication));
-            let properties = self.settings.topic_properties(topic, error_topic);
-            properties.into_iter().fold(new, |new, (name, value)| new.set(name, value))
+            properties.iter().fold(new, |new, (name, value)| new.set(name, value))
         });
         let missing: Vec<_> = missing.collect();
         if !missing.is_empty() {

@@ -46,7 +46,7 @@ use self::{
     admin::Admin, publisher::KafkaPublisher, reader::KafkaReader, settings::Settings, subscription::KafkaSubscription,
 };
 use super::{Bus, BusError, Guarantee, Publisher, Reader, Subscription, Topic, TopicInfo};
-use crate::{config::Kafka, dead_letter::DeadLetters, error::Misconfigured};
+use crate::{config::Kafka, dead_letter::DeadLetters, error::Misconfigured, journal};
 
 /// Topics in a Kafka cluster.
 pub struct KafkaBus {
@@ -60,9 +60,9 @@ impl KafkaBus {
     const CONNECT: Duration = Duration::from_secs(4);
 
     /// Checks the options; connects to nothing yet. `error_topic` is created so that it takes what is too large for
-    /// others.
-    pub fn new(options: Kafka, error_topic: &Topic) -> Result<Self, Misconfigured> {
-        let settings = Arc::new(Settings::new(options)?);
+    /// others, the topic of `journal` so that it keeps what is to be kept; an entry that the bus refuses is no dead letter.
+    pub fn new(options: Kafka, error_topic: &Topic, journal: &journal::Options) -> Result<Self, Misconfigured> {
+        let settings = Arc::new(Settings::new(options, journal)?);
         let admin = Admin::new(&settings).map_err(|error| Misconfigured(format!("kafka.properties: {error:#}")))?;
         Ok(Self { settings, admin: Arc::new(admin), error_topic: error_topic.clone() })
     }
@@ -91,6 +91,10 @@ impl Bus for KafkaBus {
 
     fn reader(&self, topic: &Topic, last: u64) -> Result<Box<dyn Reader>, BusError> {
         Ok(Box::new(KafkaReader::open(&self.settings, &self.admin, topic, last)?))
+    }
+
+    fn reader_from(&self, topic: &Topic, offsets: &[(i32, i64)]) -> Result<Box<dyn Reader>, BusError> {
+        Ok(Box::new(KafkaReader::open_at(&self.settings, &self.admin, topic, offsets)?))
     }
 
     fn topics(&self) -> Result<Vec<TopicInfo>, BusError> {

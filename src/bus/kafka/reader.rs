@@ -46,6 +46,46 @@ struct Place {
 
 impl KafkaReader {
     pub fn open(settings: &Arc<Settings>, admin: &Admin, topic: &Topic, last: u64) -> Result<Self, BusError> {
+        let (mut reader, starts) = Self::at_the_end(settings, admin, topic)?;
+        let ends: Vec<_> = reader.partitions.values().map(|place| place.end).collect();
+        let count = ends.len();
+        let all = starts.iter().zip(&ends).map(|(start, end)| end - start).max().unwrap_or_default();
+        let last = last.min(i64::MAX as u64) as i64;
+        let mut span = last;
+        loop {
+            for (place, start) in reader.partitions.values_mut().zip(&starts) {
+                place.next = place.end.saturating_sub(span).max(*start);
+            }
+            reader.begin()?;
+            if last == 0 || (span >= all && count == 1) || last >= i64::MAX / 2 {
+                return Ok(reader);
+            }
+            // Offsets are no count: some are of markers, and the last records of all are not those of each partition
+            if reader.merge(last as usize, span >= all)? {
+                return Ok(reader);
+            }
+            span = span.saturating_mul(4).min(all);
+        }
+    }
+
+    /// Each partition from the offset given for it, where that is there, else from its beginning.
+    pub fn open_at(
+        settings: &Arc<Settings>,
+        admin: &Admin,
+        topic: &Topic,
+        offsets: &[(i32, i64)],
+    ) -> Result<Self, BusError> {
+        let (mut reader, starts) = Self::at_the_end(settings, admin, topic)?;
+        for ((partition, place), start) in reader.partitions.iter_mut().zip(starts) {
+            let given = offsets.iter().find(|(given, _)| given == partition).map(|(_, offset)| *offset);
+            place.next = given.filter(|offset| (start..=place.end).contains(offset)).unwrap_or(start);
+        }
+        reader.begin()?;
+        Ok(reader)
+    }
+
+    /// A reader that has not begun, and where each partition starts.
+    fn at_the_end(settings: &Arc<Settings>, admin: &Admin, topic: &Topic) -> Result<(Self, Vec<i64>), BusError> {
         let Some(&count) = admin.partitions()?.get(topic.as_str()) else {
             return Err(BusError::Fatal(anyhow!("there is no topic {topic}")));
         };
@@ -60,33 +100,23 @@ impl KafkaReader {
         let starts = edges(Edge::Start)?;
         let decided = edges(Edge::End)?;
         let ends = admin.ends(topic, count)?;
-        let mut reader = Self {
+        let places = ends.into_iter().zip(decided).map(|(end, decided)| Place { next: end, end, decided });
+        let reader = Self {
             topic: topic.clone(),
             consumer,
-            partitions: BTreeMap::new(),
+            partitions: (0..).zip(places).collect(),
             merged: VecDeque::new(),
             headers: Vec::new(),
             patience: Instant::now() + PATIENCE,
         };
-        let all = starts.iter().zip(&ends).map(|(start, end)| end - start).max().unwrap_or_default();
-        let last = last.min(i64::MAX as u64) as i64;
-        let mut span = last;
-        loop {
-            let from = |(start, end): (&i64, &i64)| end.saturating_sub(span).max(*start);
-            let places = starts.iter().zip(&ends).zip(&decided);
-            let places = places.map(|(edges, &decided)| Place { next: from(edges), end: *edges.1, decided });
-            reader.partitions = (0..).zip(places).collect();
-            let offsets: Vec<_> = reader.partitions.iter().map(|(&partition, place)| (partition, place.next)).collect();
-            reader.consumer.read_from(&offsets).map_err(|error| BusError::Fatal(anyhow!("read {topic}: {error}")))?;
-            if last == 0 || (span >= all && count == 1) || last >= i64::MAX / 2 {
-                return Ok(reader);
-            }
-            // Offsets are no count: some are of markers, and the last records of all are not those of each partition
-            if reader.merge(last as usize, span >= all)? {
-                return Ok(reader);
-            }
-            span = span.saturating_mul(4).min(all);
-        }
+        Ok((reader, starts))
+    }
+
+    /// Reads on from where each partition's place is.
+    fn begin(&mut self) -> Result<(), BusError> {
+        let offsets: Vec<_> = self.partitions.iter().map(|(&partition, place)| (partition, place.next)).collect();
+        let Self { topic, consumer, .. } = self;
+        consumer.read_from(&offsets).map_err(|error| BusError::Fatal(anyhow!("read {topic}: {error}")))
     }
 
     /// Reads up to the ends and keeps the last `count` records; false where there are fewer, but more before them.

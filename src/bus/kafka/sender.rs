@@ -28,7 +28,10 @@ use super::{
     settings::Settings,
     size,
 };
-use crate::bus::{Batch, BusError, OutputRef, Record, Topic};
+use crate::{
+    bus::{Batch, BusError, OutputRef, Record, Topic},
+    slip,
+};
 
 const MOST_RECORDS: usize = 32_768;
 const MOST_BYTES: usize = 8 << 20;
@@ -84,6 +87,8 @@ pub struct Refused {
     pub token: u64,
     pub reason: String,
     pub topic: Topic,
+    /// The id of the message that it was.
+    pub id: Option<String>,
     /// Whether its time is why.
     pub time: bool,
     /// Whether it had no neighbours, so it is the one.
@@ -368,12 +373,13 @@ impl Failed {
 
     fn refused(self) -> Refused {
         let size = size::batch_of_one(&again(&self.record.get(0)));
+        let id = self.record.get(0).value.and_then(slip::id_of);
         let Self { token, topic, code, alone, .. } = self;
         let reason = match code {
             Code::MessageSizeTooLarge => format!("output of {size} bytes is more than topic {topic} takes"),
             code => format!("topic {topic} does not take the output: {code}"),
         };
-        Refused { token, reason, topic, time: code == Code::InvalidTimestamp, alone }
+        Refused { token, reason, topic, id, time: code == Code::InvalidTimestamp, alone }
     }
 
     fn fatal(self) -> BusError {

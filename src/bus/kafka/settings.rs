@@ -9,6 +9,7 @@ use crate::{
     bus::{Guarantee, Topic},
     config::Kafka,
     error::Misconfigured,
+    journal,
 };
 
 /// The most that librdkafka takes: the broker is to judge what is too large, not the client.
@@ -78,6 +79,7 @@ const BATCH_BYTES: usize = 1_000_000;
 /// The options, checked, and what all clients share.
 pub struct Settings {
     pub options: Kafka,
+    pub journal: journal::Options,
     pub health: Arc<Health>,
 }
 
@@ -85,7 +87,7 @@ type Properties = Vec<(String, String)>;
 
 impl Settings {
     /// The error names the property that is wrong.
-    pub fn new(options: Kafka) -> Result<Self, Misconfigured> {
+    pub fn new(options: Kafka, journal: &journal::Options) -> Result<Self, Misconfigured> {
         for (name, value) in &options.properties {
             if let Some((_, hint)) = OURS.iter().find(|(ours, _)| ours == name) {
                 return Err(Misconfigured(format!("kafka.properties: {name} is metrobus's to set; {hint}")));
@@ -97,7 +99,7 @@ impl Settings {
             })?;
         }
         let health = Arc::new(Health::new(&options.brokers));
-        let settings = Self { options, health };
+        let settings = Self { options, journal: journal.clone(), health };
         // What contradicts each other comes to light only when a client is made
         let quiet = Arc::new(Health::new(""));
         raw::Consumer::new("", &settings.group_member("t", false), &quiet).map_err(wrong)?;
@@ -212,9 +214,17 @@ impl Settings {
         }
     }
 
-    /// The error topic has to take every record of the others and some headers.
-    pub fn topic_properties(&self, topic: &Topic, error: &Topic) -> Vec<(&'static str, &'static str)> {
-        if topic == error { vec![("max.message.bytes", LARGEST_MESSAGE)] } else { Vec::new() }
+    /// The error topic has to take every record of the others and some headers; the journal keeps what it is told to.
+    pub fn topic_properties(&self, topic: &Topic, error: &Topic) -> Vec<(&'static str, String)> {
+        if topic == error {
+            return vec![("max.message.bytes", LARGEST_MESSAGE.to_owned())];
+        }
+        if *topic != self.journal.topic {
+            return Vec::new();
+        }
+        let or_ever = |limit: u128| if limit == 0 { "-1".to_owned() } else { limit.to_string() };
+        let bytes = or_ever(self.journal.retention_bytes.into());
+        vec![("retention.ms", or_ever(self.journal.retention.as_millis())), ("retention.bytes", bytes)]
     }
 }
 

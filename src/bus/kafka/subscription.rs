@@ -27,6 +27,8 @@ use super::{
 use crate::{
     bus::{Batch, BusError, Headers, Outbox, OutputRef, Record, Subscription, Topic},
     dead_letter::DeadLetters,
+    journal::{self, Level},
+    slip,
 };
 
 /// A batch is not made longer than that, but by its last record.
@@ -145,17 +147,35 @@ impl KafkaSubscription {
 
     /// Makes a dead letter of the input whose output was refused after it had been sent.
     fn bury(&mut self, refused: Refused) -> Result<(), BusError> {
+        if refused.topic == self.settings.journal.topic {
+            self.lose_entry(&refused.reason);
+            self.watermarks.delivered(refused.token);
+            self.watermarks.advance();
+            return Ok(());
+        }
         if refused.topic == self.letters.error {
             return Err(BusError::Fatal(anyhow!("a dead letter is lost on {}: {}", refused.topic, refused.reason)));
         }
         let Some((batch, index)) = self.watermarks.input(refused.token) else { return Ok(()) };
         let mut outbox = Outbox::default();
-        self.letters.write(&mut outbox, index, &batch.get(index), &refused.reason, 1);
+        self.reject(&mut outbox, index, &batch, refused.id.as_deref(), &refused.reason);
         for letter in outbox.iter(&batch) {
             self.sender.send_alone(&letter, refused.time, refused.token);
         }
         self.refused += 1;
         Ok(())
+    }
+
+    /// Makes a dead letter of an input whose output was noted as sent, and notes that too.
+    fn reject(&self, outbox: &mut Outbox, input: usize, batch: &Batch, id: Option<&str>, reason: &str) {
+        let record = batch.get(input);
+        self.letters.write(outbox, input, &record, reason, 1);
+        journal::note_refused(&self.settings.journal, &self.letters, outbox, input, &record, id, reason);
+    }
+
+    /// The topic takes no entry like this, now or later: no message is to blame, and none has to wait for it.
+    fn lose_entry(&self, reason: &str) {
+        tracing::error!("an entry of the journal is lost: {reason}");
     }
 
     /// Takes note of what was consumed that is no record: markers of transactions, which have offsets too.
@@ -432,7 +452,10 @@ impl KafkaSubscription {
     /// Makes sure that `outbox` can be sent; false where a producer with smaller batches is to be made first, but
     /// cannot be yet.
     fn prepare(&mut self, outbox: &Outbox, deadline: Instant) -> Result<bool, BusError> {
-        let topics = || outbox.topics().iter().chain([&self.letters.error]);
+        let journal = Some(&self.settings.journal).filter(|journal| journal.level != Level::Off);
+        // What is refused later is told to these
+        let own = || [&self.letters.error].into_iter().chain(journal.map(|journal| &journal.topic));
+        let topics = || outbox.topics().iter().chain(own());
         if self.sender.knows(topics()) {
             return Ok(true);
         }
@@ -485,6 +508,10 @@ impl KafkaSubscription {
                 alone.and_then(|done| if done && !self.sender.has_failed() { Ok(()) } else { Err(Error::undo()) })
             );
         };
+        if *output.topic == self.settings.journal.topic {
+            self.lose_entry(&reason);
+            return Ok(Ok(()));
+        }
         // A time that one topic refuses the next one would refuse too: librdkafka takes the present for 0
         let time_of = |output: &OutputRef<'_>| if time { 0 } else { output.timestamp };
         if *output.topic == self.letters.error {
@@ -494,7 +521,8 @@ impl KafkaSubscription {
         }
         self.refused += 1;
         let mut outbox = Outbox::default();
-        self.letters.write(&mut outbox, output.input, &batch.get(output.input), &reason, 1);
+        let id = output.value.and_then(slip::id_of);
+        self.reject(&mut outbox, output.input, batch, id.as_deref(), &reason);
         outbox.iter(batch).try_fold(Ok(()), |sent, letter| match sent {
             Ok(()) => self.send(&OutputRef { timestamp: time_of(&letter), ..letter }, token, batch, deadline),
             Err(error) => Ok(Err(error)),

@@ -22,6 +22,7 @@ use crate::{
     },
     config,
     dead_letter::DeadLetters,
+    journal,
 };
 
 /// The broker for tests; `None` where there is none, which is said, and fails where it must not be.
@@ -34,6 +35,11 @@ fn brokers() -> Option<String> {
             None
         }
     }
+}
+
+fn no_journal() -> journal::Options {
+    let config = config::Config::load(None, [("METROBUS__JOURNAL__LEVEL", "off")]);
+    config.unwrap().journal
 }
 
 /// Names of a test's own on the shared broker.
@@ -66,7 +72,15 @@ impl Kafka {
     fn with(&self, change: impl FnOnce(&mut config::Kafka)) -> KafkaBus {
         let mut options = self.options.clone();
         change(&mut options);
-        KafkaBus::new(options, &Topic::new("Error").unwrap()).unwrap()
+        KafkaBus::new(options, &Topic::new("Error").unwrap(), &no_journal()).unwrap()
+    }
+
+    /// A bus that notes in `topic` what is refused.
+    fn with_journal(&self, topic: &Topic) -> KafkaBus {
+        let journal = journal::Options { level: journal::Level::All, topic: topic.clone(), ..no_journal() };
+        let bus = KafkaBus::new(self.options.clone(), &Topic::new("Error").unwrap(), &journal).unwrap();
+        bus.create_topics(std::slice::from_ref(topic)).unwrap();
+        bus
     }
 }
 
@@ -203,20 +217,37 @@ fn assert_too_large(bus: &dyn Bus, output: &Topic, error: &Topic, count: usize) 
     assert_eq!(refused.len(), count / 10);
 }
 
+/// Hops in the journal, each of which tells of a refused output.
+fn noted(bus: &dyn Bus, journal: &Topic) -> usize {
+    let mut places = BTreeSet::new();
+    for (entry, _) in read(bus, journal) {
+        let entry = journal::Entry::read(&entry).unwrap();
+        for hop in entry.hops() {
+            let hop = hop.unwrap();
+            assert_eq!((hop.outcome, hop.attempts), (journal::Outcome::Rejected, 1));
+            assert!(hop.reason.unwrap().starts_with("output of ") && hop.next.is_some());
+            assert!(places.insert((entry.partition, hop.offset)), "noted twice");
+        }
+    }
+    places.len()
+}
+
 #[test]
 fn an_output_too_large_becomes_a_dead_letter_and_its_neighbours_pass() {
     for guarantee in BOTH {
         let Some(kafka) = Kafka::new(guarantee) else { return };
-        let bus = kafka.bus();
+        let journal = kafka.topic("journal");
+        let bus = kafka.with_journal(&journal);
         let (input, output, error) = (kafka.topic("in"), kafka.topic("small"), kafka.topic("error"));
         bus.create_topics(&[input.clone(), error.clone()]).unwrap();
         create_small(&kafka, &output, 2000);
-        publish(&*bus, &input, (0..500).map(|n| n.to_string()));
+        publish(&bus, &input, (0..500).map(|n| n.to_string()));
         let mut member = bus.subscribe(&letters(&input, &error)).unwrap();
         forward_until_drained(&mut *member, &output, grow);
         assert_eq!(member.refused(), 50);
         close(member);
-        assert_too_large(&*bus, &output, &error, 500);
+        assert_too_large(&bus, &output, &error, 500);
+        assert_eq!(noted(&bus, &journal), 50);
     }
 }
 
@@ -224,26 +255,28 @@ fn an_output_too_large_becomes_a_dead_letter_and_its_neighbours_pass() {
 fn a_limit_that_shrinks_meanwhile_harms_no_neighbours() {
     for guarantee in BOTH {
         let Some(kafka) = Kafka::new(guarantee) else { return };
-        let bus = kafka.bus();
+        let journal = kafka.topic("journal");
+        let bus = kafka.with_journal(&journal);
         let (input, output, error) = (kafka.topic("in"), kafka.topic("shrinks"), kafka.topic("error"));
         bus.create_topics(&[input.clone(), error.clone()]).unwrap();
         create_small(&kafka, &output, 1_000_000);
-        publish(&*bus, &input, ["first".to_owned()]);
+        publish(&bus, &input, ["first".to_owned()]);
         let mut member = bus.subscribe(&letters(&input, &error)).unwrap();
         forward_until_drained(&mut *member, &output, <[u8]>::to_vec);
         change_limit(&kafka, &output, 2000);
-        publish(&*bus, &input, (0..100).map(|n| n.to_string()));
+        publish(&bus, &input, (0..100).map(|n| n.to_string()));
         forward_until_drained(&mut *member, &output, grow);
         close(member);
-        let forwarded = read(&*bus, &output);
+        let forwarded = read(&bus, &output);
         assert_eq!(forwarded[0].0, b"first");
         let passed: BTreeSet<_> = forwarded[1..].iter().map(|(value, _)| value.clone()).collect();
         let expected =
             |large: bool| (0..100).map(|n| n.to_string().into_bytes()).filter(move |n| n.ends_with(b"7") == large);
         assert_eq!(passed, expected(false).map(|value| grow(&value)).collect(), "{guarantee}");
         assert_eq!(forwarded.len(), 91, "none twice");
-        let dead: BTreeSet<_> = read(&*bus, &error).into_iter().map(|(value, _)| value).collect();
+        let dead: BTreeSet<_> = read(&bus, &error).into_iter().map(|(value, _)| value).collect();
         assert_eq!(dead, expected(true).collect(), "{guarantee}");
+        assert_eq!(noted(&bus, &journal), 10);
     }
 }
 
@@ -538,7 +571,8 @@ fn a_property_that_is_wrong_is_named() {
         ("enable.partition.eof", "false", "enable.partition.eof is metrobus's to set"),
     ];
     for (name, value, expected) in wrong {
-        let error = KafkaBus::new(options(name, value, Guarantee::AtLeastOnce), &error_topic).err().expect(name);
+        let error =
+            KafkaBus::new(options(name, value, Guarantee::AtLeastOnce), &error_topic, &no_journal()).err().expect(name);
         assert!(error.0.starts_with("kafka.properties: ") && error.0.contains(expected), "{}", error.0);
     }
     for (name, value) in [
@@ -548,7 +582,9 @@ fn a_property_that_is_wrong_is_named() {
         ("enable.auto.commit", "false"),
     ] {
         for guarantee in BOTH {
-            KafkaBus::new(options(name, value, guarantee), &error_topic).map_err(|error| error.0).expect(name);
+            KafkaBus::new(options(name, value, guarantee), &error_topic, &no_journal())
+                .map_err(|error| error.0)
+                .expect(name);
         }
     }
 }

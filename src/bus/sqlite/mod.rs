@@ -117,6 +117,11 @@ impl Bus for SqliteBus {
         Ok(Box::new(SqliteReader::new(self.open()?, topic, last)?))
     }
 
+    fn reader_from(&self, topic: &Topic, offsets: &[(i32, i64)]) -> Result<Box<dyn Reader>, BusError> {
+        let offset = offsets.iter().find(|(partition, _)| *partition == 0).map_or(0, |(_, offset)| *offset);
+        Ok(Box::new(SqliteReader::from(self.open()?, topic, offset)?))
+    }
+
     fn topics(&self) -> Result<Vec<TopicInfo>, BusError> {
         self.open()?.topics()
     }

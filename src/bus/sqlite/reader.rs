@@ -20,10 +20,19 @@ pub(super) struct SqliteReader {
 impl SqliteReader {
     /// From `last` records before the end of the topic.
     pub fn new(store: Store, topic: &Topic, last: u64) -> Result<Self, BusError> {
+        let last = i64::try_from(last).unwrap_or(i64::MAX);
+        Self::open(store, topic, |end| end.saturating_sub(last).max(0))
+    }
+
+    /// From `offset`, or from the beginning where the topic ends before it.
+    pub fn from(store: Store, topic: &Topic, offset: i64) -> Result<Self, BusError> {
+        Self::open(store, topic, |end| if offset <= end { offset } else { 0 })
+    }
+
+    fn open(store: Store, topic: &Topic, from: impl FnOnce(i64) -> i64) -> Result<Self, BusError> {
         let id = store.find(topic)?.ok_or_else(|| BusError::Fatal(anyhow!("there is no topic {topic}")))?;
         let end = store.end(id)?;
-        let position = end.saturating_sub(i64::try_from(last).unwrap_or(i64::MAX)).max(0);
-        Ok(Self { store, id, position, end, watch: Watch::default() })
+        Ok(Self { store, id, position: from(end), end, watch: Watch::default() })
     }
 }
 

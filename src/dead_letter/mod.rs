@@ -12,7 +12,11 @@
 //!
 //! Other headers pass through. Those of an earlier rejection are replaced.
 
+mod letter;
+
 use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use letter::{Filter, Letter, Place};
 
 use crate::bus::{Headers, Outbox, Record, Topic};
 
@@ -55,7 +59,8 @@ impl DeadLetters {
     }
 }
 
-fn shorten(reason: &str) -> &str {
+/// The part of a reason that is kept.
+pub(crate) fn shorten(reason: &str) -> &str {
     let end = (0..=REASON_BYTES.min(reason.len())).rev().find(|&end| reason.is_char_boundary(end));
     &reason[..end.unwrap_or_default()]
 }

@@ -1,0 +1,243 @@
+//! The hops of one message, put together.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use serde_json::{Value, json};
+
+use super::{Outcome, index::Found};
+
+/// One message's way, in the order in which things happened.
+#[derive(Clone, Debug)]
+pub struct Journey {
+    /// Its id; of a message that has none, what else was asked for.
+    pub name: String,
+    hops: Vec<Found>,
+}
+
+impl Journey {
+    /// `None` where there are no hops.
+    pub fn new(name: impl Into<String>, mut hops: Vec<Found>) -> Option<Self> {
+        // Clocks of several machines may differ; what a stop forwards it has begun before the next one does
+        hops.sort_by_key(|hop| hop.time);
+        (!hops.is_empty()).then(|| Self { name: name.into(), hops })
+    }
+
+    /// When it was begun, as far as it is known; microseconds since the epoch.
+    pub fn began(&self) -> i64 {
+        self.hops.first().map_or(0, |hop| hop.time)
+    }
+
+    fn last(&self) -> Option<&Found> {
+        self.hops.last()
+    }
+
+    /// Where it is, in a sentence.
+    fn state(&self) -> String {
+        let Some(last) = self.last() else { return String::new() };
+        let reason = last.reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
+        let (stop, next) = (&last.stop, last.next.as_deref().unwrap_or_default());
+        match last.outcome {
+            Outcome::Forwarded => format!("on its way: {stop} sent it to {next}, where nothing is noted of it yet"),
+            Outcome::Finished => format!("finished at {stop}"),
+            Outcome::Dropped => format!("dropped at {stop}{reason}"),
+            Outcome::Rejected => format!("rejected at {stop}, to {next}{reason}"),
+        }
+    }
+
+    /// Between the end of the hop before and this one, in microseconds, where clocks allow to tell.
+    fn waits(&self) -> impl Iterator<Item = Option<u64>> {
+        let ends = self.hops.iter().map(|hop| hop.time.saturating_add(i64::from(hop.took)));
+        let before = std::iter::once(None).chain(ends.map(Some));
+        let wait = |(hop, before): (&Found, Option<i64>)| Some(hop.time.saturating_sub(before?).max(0) as u64);
+        self.hops.iter().zip(before).map(wait)
+    }
+
+    /// What is known of it beside its hops: keys and fields.
+    fn marks(&self) -> Vec<String> {
+        let mut marks = Vec::new();
+        for hop in &self.hops {
+            let key = hop.key.as_ref().map(|key| format!("key {}", one_line(&String::from_utf8_lossy(key))));
+            let fields = hop.fields.iter().map(|(name, value)| format!("{} {}", one_line(name), one_line(value)));
+            for mark in key.into_iter().chain(fields) {
+                if !marks.contains(&mark) {
+                    marks.push(mark);
+                }
+            }
+        }
+        marks
+    }
+
+    /// As a text of several lines.
+    pub fn text(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(NOTHING).set_header(["TIME (UTC)", "STOP", "RECORD", "WAITED", "TOOK", "ATTEMPTS", "WHAT"]);
+        for (hop, wait) in self.hops.iter().zip(self.waits()) {
+            table.add_row([
+                moment(hop.time),
+                hop.stop.clone(),
+                hop.place(),
+                wait.map_or_else(|| "-".to_owned(), span),
+                span(hop.took.into()),
+                hop.attempts.to_string(),
+                what(hop),
+            ]);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        for column in 3..6 {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let marks: String = self.marks().into_iter().map(|mark| mark + "\n").collect();
+        format!("{}\n{marks}{}\n\n{}\n", one_line(&self.name), self.state(), table.trim_fmt())
+    }
+
+    /// As an object.
+    pub fn json(&self) -> Value {
+        let hops = self.hops.iter().zip(self.waits()).map(|(hop, wait)| {
+            json!({
+                "time": moment(hop.time),
+                "stop": hop.stop,
+                "topic": hop.topic,
+                "partition": hop.partition,
+                "offset": hop.offset,
+                "waited_us": wait,
+                "took_us": hop.took,
+                "attempts": hop.attempts,
+                "verdict": hop.outcome,
+                "reason": hop.reason,
+                "next": hop.next,
+                "rule": hop.rule,
+                "key": hop.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()),
+                "fields": hop.fields.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+            })
+        });
+        let last = self.last();
+        json!({
+            "id": self.name,
+            "verdict": last.map(|hop| hop.outcome),
+            "ended": last.is_some_and(|hop| hop.outcome.is_end()),
+            "stop": last.map(|hop| &hop.stop),
+            "reason": last.and_then(|hop| hop.reason.as_ref()),
+            "next": last.and_then(|hop| hop.next.as_ref()),
+            "hops": hops.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn what(hop: &Found) -> String {
+    let rule = hop.rule.as_deref().map(|rule| format!(" (rule {})", one_line(rule))).unwrap_or_default();
+    let reason = hop.reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
+    match (hop.outcome, &hop.next) {
+        (Outcome::Forwarded, Some(next)) => format!("to {next}{rule}"),
+        (Outcome::Rejected, Some(next)) => format!("rejected, to {next}{reason}{rule}"),
+        (outcome, _) => format!("{outcome}{reason}{rule}"),
+    }
+}
+
+/// Keys, reasons and fields are others' to write: nothing in them is to move the cursor of a terminal.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The last moment of the year 9999; entries may say anything.
+const LAST_MOMENT: i64 = 253_402_300_799_999_999;
+
+fn moment(time: i64) -> String {
+    let time = UNIX_EPOCH + Duration::from_micros(time.clamp(0, LAST_MOMENT) as u64);
+    humantime::format_rfc3339_micros(time).to_string()
+}
+
+/// A time in its two largest units at most.
+fn span(micros: u64) -> String {
+    match micros {
+        0..1000 => format!("{micros} µs"),
+        1000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        1_000_000..60_000_000 => format!("{:.1} s", micros as f64 / 1e6),
+        _ => humantime::format_duration(Duration::from_secs(micros / 1_000_000)).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hop(stop: &str, time: i64, outcome: Outcome) -> Found {
+        let text = |text: &str| Some(text.to_owned());
+        let (reason, next) = match outcome {
+            Outcome::Forwarded => (None, text("Next")),
+            Outcome::Finished => (None, None),
+            Outcome::Dropped => (text("unknown\u{1b}[2J"), None),
+            Outcome::Rejected => (text("broken"), text("Error")),
+        };
+        Found {
+            id: text("7"),
+            stop: stop.to_owned(),
+            topic: "In".to_owned(),
+            partition: 1,
+            offset: 5,
+            time,
+            took: 1500,
+            outcome,
+            attempts: 2,
+            reason,
+            next,
+            rule: text("rest"),
+            key: Some(b"k\n\xff".to_vec()),
+            fields: vec![("account".to_owned(), "5".to_owned())],
+        }
+    }
+
+    #[test]
+    fn a_timeline_is_in_order_and_moves_no_cursor() {
+        let hops = vec![hop("second", 61_000_000, Outcome::Dropped), hop("first", 1_000_000, Outcome::Forwarded)];
+        let text = Journey::new("7", hops).unwrap().text();
+        let expected = "\
+7
+key k\u{fffd}\u{fffd}
+account 5
+dropped at second: unknown\u{fffd}[2J
+
+TIME (UTC)                   STOP    RECORD  WAITED    TOOK  ATTEMPTS  WHAT
+1970-01-01T00:00:01.000000Z  first   In/1/5       -  1.5 ms         2  to Next (rule rest)
+1970-01-01T00:01:01.000000Z  second  In/1/5  60.0 s  1.5 ms         2  dropped: unknown\u{fffd}[2J (rule rest)
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn it_says_where_a_message_is() {
+        for (outcome, expected) in [
+            (Outcome::Forwarded, "on its way: a sent it to Next, where nothing is noted of it yet"),
+            (Outcome::Finished, "finished at a"),
+            (Outcome::Rejected, "rejected at a, to Error: broken"),
+        ] {
+            let journey = Journey::new("7", vec![hop("a", 0, outcome)]).unwrap();
+            assert_eq!(journey.state(), expected);
+            let json = journey.json();
+            assert_eq!((&json["verdict"], &json["ended"]), (&json!(outcome.name()), &json!(outcome.is_end())));
+        }
+        assert!(Journey::new("7", Vec::new()).is_none());
+    }
+
+    #[test]
+    fn clocks_that_differ_make_no_wait_below_zero() {
+        let hops = vec![
+            hop("a", 0, Outcome::Forwarded),
+            hop("b", 100, Outcome::Forwarded),
+            hop("c", i64::MAX, Outcome::Finished),
+        ];
+        let journey = Journey::new("7", hops).unwrap();
+        assert_eq!(journey.waits().take(2).collect::<Vec<_>>(), [None, Some(0)]);
+        journey.text();
+    }
+
+    #[test]
+    fn spans_are_told_in_fitting_units() {
+        let all = [0, 999, 1000, 999_949, 1_000_000, 59_900_000, 60_000_000, 93_784_000_000].map(span);
+        assert_eq!(all, ["0 µs", "999 µs", "1.0 ms", "999.9 ms", "1.0 s", "59.9 s", "1m", "1day 2h 3m 4s"]);
+    }
+}

@@ -1,0 +1,183 @@
+//! What a stop notes while it judges a batch, and publishes in the settle of that batch.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use smallvec::SmallVec;
+
+use super::{Hop, Id, Level, Options, Outcome, entry::Writer, id::LONGEST};
+use crate::{
+    bus::{Outbox, Record},
+    dead_letter::{DeadLetters, shorten},
+    slip::Message,
+};
+
+/// An entry is closed when it has that many bytes: with one hop more it stays far below what a topic of Kafka takes.
+const ENTRY_BYTES: usize = 400_000;
+
+/// What became of a message, beside what the message tells itself.
+pub(crate) struct What<'a> {
+    pub outcome: Outcome,
+    /// How often its handler has tried.
+    pub attempts: u32,
+    pub reason: Option<&'a str>,
+    /// The topic that it was published to.
+    pub next: Option<&'a str>,
+}
+
+/// The notes of one stop; its memory serves batch after batch.
+#[derive(Default)]
+pub(crate) struct Notes {
+    pages: Vec<Page>,
+    /// How many of the pages are in use.
+    used: usize,
+    begun: Option<Begun>,
+}
+
+#[derive(Clone, Copy)]
+struct Begun {
+    /// Microseconds since the epoch.
+    time: i64,
+    at: Instant,
+    /// Journeys begin at this stop.
+    journeys: bool,
+}
+
+/// An entry, and an input that it is about.
+#[derive(Default)]
+struct Page {
+    partition: i32,
+    input: usize,
+    entry: Writer,
+}
+
+impl Notes {
+    /// Forgets what was noted: a range of a batch is about to be judged. `journeys` tells whether journeys begin here.
+    pub fn begin(&mut self, journeys: bool) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
+        self.begun = Some(Begun { time, at: Instant::now(), journeys });
+        self.used = 0;
+    }
+
+    /// Notes what became of `record`, input `input` of the batch, where it is no message.
+    pub fn record(
+        &mut self,
+        options: &Options,
+        here: &DeadLetters,
+        input: usize,
+        record: &Record<'_>,
+        what: &What<'_>,
+    ) {
+        self.note(options, here, input, record, what, Id::None, |_| {});
+    }
+
+    /// Notes what became of a message, input `input` of the batch.
+    pub fn message(
+        &mut self,
+        options: &Options,
+        here: &DeadLetters,
+        input: usize,
+        message: &Message<'_>,
+        what: &What<'_>,
+    ) {
+        let id = match message.departs_with() {
+            Some(id) => Id::Uuid(id.into_bytes()),
+            None => message.id().map_or(Id::None, Id::new),
+        };
+        self.note(options, here, input, &message.record, what, id, |hop| {
+            for name in &options.fields {
+                let value = match message.payload.text(name) {
+                    Some(text) => Some(text),
+                    None => message.payload.get(name),
+                };
+                hop.fields.extend(value.filter(|value| value.len() <= LONGEST).map(|value| (name.as_str(), value)));
+            }
+        });
+    }
+
+    #[allow(clippy::too_many_arguments)] // its two callers are above
+    fn note<'a>(
+        &mut self,
+        options: &'a Options,
+        here: &DeadLetters,
+        input: usize,
+        record: &Record<'a>,
+        what: &What<'a>,
+        id: Id<'a>,
+        add_fields: impl FnOnce(&mut Hop<'a>),
+    ) {
+        let Some(begun) = self.begun else { return };
+        let noted = match options.level {
+            Level::All => true,
+            Level::Ends => what.outcome.is_end(),
+            Level::Off => false,
+        };
+        if !noted {
+            return;
+        }
+        // Where only ends are noted, the end is what there is to be found
+        let findable = begun.journeys || options.level == Level::Ends;
+        let mut hop = Hop {
+            offset: record.offset,
+            id,
+            outcome: what.outcome,
+            attempts: what.attempts,
+            reason: what.reason.map(shorten),
+            next: what.next,
+            rule: None,
+            key: record.key.filter(|key| (findable || id.is_none()) && key.len() <= LONGEST),
+            fields: SmallVec::new(),
+        };
+        if findable {
+            add_fields(&mut hop);
+        }
+        self.page(here, input, record.partition, begun.time).push(&hop);
+    }
+
+    /// The entry that takes what happened to input `input`.
+    fn page(&mut self, here: &DeadLetters, input: usize, partition: i32, time: i64) -> &mut Writer {
+        let open = |page: &Page| page.partition == partition && page.entry.len() < ENTRY_BYTES;
+        // The last ones first: records of a partition mostly come together
+        let index = self.pages[..self.used].iter().rposition(open).unwrap_or_else(|| {
+            if self.used == self.pages.len() {
+                self.pages.push(Page::default());
+            }
+            let page = &mut self.pages[self.used];
+            (page.partition, page.input) = (partition, input);
+            page.entry.begin(&here.stop, here.topic.as_str(), partition, time);
+            self.used += 1;
+            self.used - 1
+        });
+        &mut self.pages[index].entry
+    }
+
+    /// Adds what was noted to the outbox of the inputs that it is about.
+    pub fn publish(&mut self, options: &Options, outbox: &mut Outbox) {
+        let Some(Begun { time, at, .. }) = self.begun.take() else { return };
+        if self.used == 0 {
+            return;
+        }
+        let took = u32::try_from(at.elapsed().as_micros()).unwrap_or(u32::MAX);
+        for page in &mut self.pages[..self.used] {
+            outbox.note(page.input, &options.topic, time / 1000, page.entry.finish(took));
+        }
+    }
+}
+
+/// Adds to `outbox` that `record`, input `input` of its batch, became a dead letter after it had been noted as sent: the
+/// bus refused its output. `id` is the one in that output.
+pub(crate) fn note_refused(
+    options: &Options,
+    here: &DeadLetters,
+    outbox: &mut Outbox,
+    input: usize,
+    record: &Record<'_>,
+    id: Option<&str>,
+    reason: &str,
+) {
+    let mut notes = Notes::default();
+    notes.begin(false);
+    let (outcome, next) = (Outcome::Rejected, Some(here.error.as_str()));
+    let what = What { outcome, attempts: 1, reason: Some(reason), next };
+    notes.note(options, here, input, record, &what, id.map_or(Id::None, Id::new), |_| {});
+    notes.publish(options, outbox);
+}
