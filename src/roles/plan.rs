@@ -223,3 +223,80 @@ impl<'a> Planned<'a> {
         Ok(writeln!(out, "}}")?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{bus::Headers, config::Config, handler::Verdict};
+
+    fn rules() -> impl Strategy<Value = String> {
+        let condition = prop_oneof![
+            (0..5).prop_map(|n| format!("payload.a > {n}")),
+            (0..5).prop_map(|n| format!("payload.b.size() == {n} || payload.a == {n}")),
+            Just("has(payload.a) && payload.a != payload.b".to_owned()),
+            Just("payload.a.exists(x, x == 1)".to_owned()),
+        ];
+        let end = prop_oneof![
+            Just("route = [\"Log\"]\nset = { s = 'payload.b' }"),
+            Just("route = [\"AddEmail\", \"Log\"]"),
+            Just("drop = \"unwanted: it\""),
+            Just("reject = \"odd\""),
+        ];
+        let rule = |(i, (when, end)): (usize, (String, &str))| {
+            format!("[[busdriver.rule]]\nname = \"r{i}\"\nwhen = \"{when}\"\n{end}\n")
+        };
+        let rules = proptest::collection::vec((condition, end), 1..5);
+        (rules, prop_oneof![Just("next"), Just("reject")]).prop_map(move |(rules, on_error)| {
+            let rules: String = rules.into_iter().enumerate().map(rule).collect();
+            format!("busdriver.on_error = \"{on_error}\"\n{rules}")
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_planned_is_what_the_busdriver_does(
+            toml in rules(),
+            a in "[0-5]|\"[a-c]{0,3}\"|\\[1?\\]|null",
+            b in "[0-5]|\"[a-c]{0,3}\"|\\[1?\\]|null",
+            whole in "\\{\"a\":A,\"b\":B\\}|\\{\"b\":B\\}|\\{\\}|\\{\"header\":\\{\"route\":\\[\"X\"\\]\\},\"payload\":\\{\"a\":A\\}\\}|\\[A\\]",
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("rules.toml");
+            std::fs::write(&file, toml).unwrap();
+            let rules = Rules::new(&Config::load(Some(&file), [("", "")]).unwrap()).unwrap();
+            let value = whole.replace('A', &a).replace('B', &b);
+            let value = Some(value.as_bytes());
+            let headers = Headers::default();
+            let record = Record { partition: 0, offset: 0, timestamp: 0, key: None, headers, value };
+            let limits = Limits::default();
+            let mut planned = Vec::new();
+            Planner::new(limits).plan(record, |message, now| {
+                Planned::new(&rules, message, now, true).json(Place::Line(1), &mut planned).unwrap();
+            });
+            let planned: Value = serde_json::from_slice(&planned).unwrap();
+            let done = match Message::parse_untrusted(record, &limits) {
+                Err(malformed) => json!({"reject": malformed.to_string()}),
+                Ok(mut message) => match rules.judge(&message, rules::now()).carry_out(&mut message, Uuid::nil) {
+                    Verdict::Drop(reason) => json!({"drop": reason}),
+                    Verdict::Reject(reason) => json!({"reject": reason}),
+                    _ => {
+                        let mut out = Vec::new();
+                        message.write_next(&mut out);
+                        let sent: Value = serde_json::from_slice(&out).unwrap();
+                        let mut route = sent["header"]["original_route"].as_array().unwrap().clone();
+                        route.reverse();
+                        prop_assert_eq!(&sent["header"]["rule"], &planned["rule"]);
+                        prop_assert_eq!(sent["payload"].get("s"), planned.get("set").map(|set| &set["s"]));
+                        json!({"route": route})
+                    }
+                },
+            };
+            for end in ["route", "drop", "reject"] {
+                prop_assert_eq!(planned.get(end), done.get(end), "{}", planned);
+            }
+        }
+    }
+}
