@@ -7,6 +7,8 @@
 //!
 //! Everything that does not change keeps its bytes: unknown header fields, fields beside header and payload, spelling.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -445,9 +447,14 @@ impl<'a> Slip<'a> {
 
 /// The id in the slip of a value that a stop has written.
 pub(crate) fn id_of(value: &[u8]) -> Option<String> {
-    let value = Object::new(std::str::from_utf8(value).ok()?).if_object()?;
+    header_text(value, "id")
+}
+
+/// The text of the field `name` in the slip of a value that may be anything; `None` where there is no such text.
+pub(crate) fn header_text(value: &[u8], name: &str) -> Option<String> {
+    let value = Object::new(std::str::from_utf8(value).ok()?.trim_ascii()).if_object()?;
     let header = Object::new(value.find("header")?).if_object()?;
-    header.find("id")?.strip_prefix('"')?.strip_suffix('"').map(str::to_owned)
+    text(header.find(name)?).map(Cow::into_owned)
 }
 
 /// A JSON list of text, as it is spelt.

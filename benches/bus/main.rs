@@ -19,6 +19,7 @@
 mod backlog;
 mod hop;
 mod idle;
+mod journal;
 mod kafka;
 mod latency;
 mod lmdb;
@@ -45,6 +46,7 @@ const SECTIONS: &[Section] = &[
     ("sqlite", sqlite::run),
     ("redis", redis::run),
     ("lmdb", lmdb::run),
+    ("journal", journal::run),
     ("backlog", backlog::run),
     ("idle", idle::run),
     ("startup", startup::run),

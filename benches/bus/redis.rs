@@ -29,13 +29,12 @@ pub fn run(bench: &mut Bench) {
 /// The caches in turns; the same topic anew for each.
 fn on_sqlite(bench: &mut Bench, url: &str) {
     let messages = bench.setup.on_sqlite();
-    let lines: String = (0..messages).map(|id| crate::run::message(id).1 + "\n").collect();
-    std::fs::write(bench.path("messages.ndjson"), lines).expect("write the messages");
+    sqlite::write_messages(bench, messages);
     let mut rates = [Vec::new(), Vec::new()];
     for _ in 0..bench.setup.few_runs() {
         for (cache, rates) in ["file", "redis"].into_iter().zip(&mut rates) {
             sqlite::remove(bench, sqlite::FILE);
-            sqlite::push(bench, "messages.ndjson", "AddEmail");
+            sqlite::push(bench, sqlite::MESSAGES, "AddEmail");
             let settings = [("CONTACTPOINT__CACHE", cache), ("REDIS__URL", url)];
             rates.push(sqlite::hop(bench, messages, &settings).0);
         }

@@ -25,16 +25,18 @@ use crate::{
 /// The bus.
 pub const FILE: &str = "bus.db";
 
+/// What [`write_messages`] writes.
+pub const MESSAGES: &str = "messages.ndjson";
+
 pub fn run(bench: &mut Bench) {
     let messages = bench.setup.on_sqlite();
-    let lines = |line: &dyn Fn(usize) -> String| (0..messages).map(|id| line(id) + "\n").collect::<String>();
-    fs::write(bench.path("messages.ndjson"), lines(&|id| message(id).1)).expect("write the messages");
-    fs::write(bench.path("raw.ndjson"), lines(&raw)).expect("write the raw records");
+    write_messages(bench, messages);
+    fs::write(bench.path("raw.ndjson"), lines(messages, raw)).expect("write the raw records");
     let (mut pushes, mut hops, mut lives) = (Vec::new(), Vec::new(), Vec::new());
     let (mut journeys, mut relays) = (Vec::new(), Vec::new());
     for _ in 0..bench.setup.runs {
         remove(bench, FILE);
-        pushes.push(push(bench, "messages.ndjson", "AddEmail"));
+        pushes.push(push(bench, MESSAGES, "AddEmail"));
         let (rate, life) = hop(bench, messages, &[]);
         hops.push(rate);
         lives.push(life);
@@ -57,6 +59,15 @@ pub fn run(bench: &mut Bench) {
     report.ratio(what, &show(hop), &show(relay), hop / relay, Target::None);
     let what = "SQLite journeys, three stops in three processes, start included";
     report.figure(what, journey, Unit::PerSecond, AtLeast(150_000.0));
+}
+
+fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
+    (0..count).map(|id| line(id) + "\n").collect()
+}
+
+/// Writes messages as they leave the busdriver, for [`push`].
+pub fn write_messages(bench: &Bench, count: usize) {
+    fs::write(bench.path(MESSAGES), lines(count, |id| message(id).1)).expect("write the messages");
 }
 
 /// Removes a database with its log.

@@ -26,6 +26,7 @@ mod cache_load;
 mod completions;
 mod config;
 mod contactpoint;
+mod dead;
 mod demo;
 mod journal;
 mod journeys;
@@ -49,6 +50,7 @@ pub const ROLES: &[Role] = &[
     logstop::ROLE,
     make_data::ROLE,
     cache::ROLE,
+    dead::ROLE,
     topics::ROLE,
     tail::ROLE,
     track::ROLE,

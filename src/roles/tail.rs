@@ -78,7 +78,7 @@ impl Serialize for Object {
 }
 
 /// A record as JSON: key, header values and value as text, each as `…_base64` where it is not UTF-8.
-fn fields(topic: &Topic, record: &Record<'_>) -> Vec<(String, Value)> {
+pub(super) fn fields(topic: &Topic, record: &Record<'_>) -> Vec<(String, Value)> {
     let headers = record.headers.into_iter().map(|(name, value)| field(name, value)).collect();
     vec![
         ("topic".to_owned(), json!(topic.as_str())),

@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod commands;
 mod compose;
+mod dead;
 mod faults;
 mod fleet;
 mod journal;

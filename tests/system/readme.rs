@@ -253,7 +253,7 @@ fn every_name_on_the_page_exists() {
     let words: BTreeSet<_> = help.split(|c: char| c.is_whitespace() || ",<>=[]".contains(c)).collect();
     let defaults = toml::Value::Table(metrobus::config::DEFAULTS.parse().expect("TOML"));
     let is_key = |key: &str| key.split('.').try_fold(&defaults, |found, name| found.get(name)).is_some();
-    let headers = include_str!("../../src/dead_letter.rs");
+    let headers = include_str!("../../src/dead_letter/mod.rs");
     // Words of messages, of other programs and of the library
     let known = ["id", "account_number", "***", "read_committed", "RUST_LOG", "Handler", "METROBUS_CONFIG"];
     for span in spans() {

@@ -12,7 +12,11 @@
 //!
 //! Other headers pass through. Those of an earlier rejection are replaced.
 
+mod letter;
+
 use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use letter::{Filter, Letter, Place};
 
 use crate::bus::{Headers, Outbox, Record, Topic};
 
