@@ -209,6 +209,14 @@ impl<'a> Message<'a> {
         }
     }
 
+    /// The rule that chose its route, where its journey begins here and the slip names one.
+    pub(crate) fn rule(&self) -> Option<&str> {
+        match &self.leg {
+            Leg::Departs(itinerary, _) => itinerary.rule(),
+            _ => None,
+        }
+    }
+
     /// Begins a journey: the message leaves with a new slip and the id `id`, whatever slip it came with.
     pub fn depart(&mut self, itinerary: &Itinerary, id: Uuid) {
         self.leg = Leg::Departs(itinerary.clone(), id);
@@ -534,6 +542,14 @@ impl Itinerary {
         Self { stops: stops.into(), header: header.into() }
     }
 
+    /// The field `rule` of the header, whose text stands there as it is. Names of stops have no quotes, so it is no part of
+    /// another field.
+    fn rule(&self) -> Option<&str> {
+        const FIELD: &str = "\"rule\":\"";
+        let start = memchr::memmem::find(self.header.as_bytes(), FIELD.as_bytes())? + FIELD.len();
+        self.header[start..].split('"').next()
+    }
+
     fn write_departed(&self, id: Uuid, out: &mut Vec<u8>) {
         out.extend_from_slice(self.header.as_bytes());
         let mut buffer = Uuid::encode_buffer();
@@ -681,6 +697,19 @@ mod tests {
                 r#""historical_route":["AddEmail"],"id":"00000000-0000-0000-0000-000000000007"},"payload":{"a":1.0}}"#
             );
             assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_slip_that_names_its_rule_tells_it_where_it_sets_out() {
+        let plain = Itinerary::new(&[topic("Log")]);
+        let header = plain.header.replace("\"id\":", "\"rule\":\"rest\",\"rules\":\"0af\",\"id\":");
+        let ruled = Itinerary { header: header.into(), ..plain.clone() };
+        let mut message = Message::parse_untrusted(record(Some(b"{}")), &Limits::default()).unwrap();
+        assert_eq!(message.rule(), None);
+        for (itinerary, expected) in [(plain, None), (ruled, Some("rest"))] {
+            message.depart(&itinerary, Uuid::nil());
+            assert_eq!(message.rule(), expected);
         }
     }
 

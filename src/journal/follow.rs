@@ -121,7 +121,10 @@ impl<'a> Follower<'a> {
             self.reader = None;
             return self.index.clear();
         }
-        self.index.take(&batch)
+        if !self.index.take(&batch)? {
+            self.reader = None;
+        }
+        Ok(())
     }
 
     /// Opens the reader where it is not open, at the last record of each partition that is in the index.

@@ -84,6 +84,7 @@ impl Notes {
             None => message.id().map_or(Id::None, Id::new),
         };
         self.note(options, here, input, &message.record, what, id, |hop| {
+            hop.rule = message.rule();
             for name in &options.fields {
                 let value = match message.payload.text(name) {
                     Some(text) => Some(text),

@@ -80,11 +80,14 @@ fn n(message: &Message<'_>) -> usize {
     message.payload.get("n").unwrap().parse().unwrap()
 }
 
+/// What was called, the first message given, and how many had left by then.
+type Calls = Arc<Mutex<Vec<(&'static str, usize, usize)>>>;
+
 /// A handler that prepares, and at each call notes the first message it is given and how many had left by then.
 struct Ahead<H> {
     inner: H,
     bus: MemoryBus,
-    calls: Arc<Mutex<Vec<(&'static str, usize, usize)>>>,
+    calls: Calls,
 }
 
 impl<H> Ahead<H> {

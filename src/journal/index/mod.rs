@@ -68,8 +68,8 @@ pub struct Index {
     connection: Connection,
     retention: Duration,
     retention_bytes: u64,
-    /// Ids of texts that are known to be there.
-    texts: HashMap<String, i64>,
+    /// The positions as this process knows them.
+    seen: HashMap<i32, Position>,
 }
 
 /// How far a partition of the topic has been read.
@@ -94,7 +94,7 @@ impl Index {
             connection,
             retention: options.retention,
             retention_bytes: options.retention_bytes,
-            texts: HashMap::new(),
+            seen: HashMap::new(),
         };
         index.prepare()?;
         Ok(index)
@@ -130,16 +130,16 @@ impl Index {
 
     /// Forgets everything: the topic is another one than it was.
     pub fn clear(&mut self) -> Result<()> {
-        self.write(|transaction, texts| {
-            texts.clear();
+        self.write(|transaction| {
             drop_tables(transaction)?;
             transaction.execute_batch(TABLES)
         })
     }
 
-    /// How far each partition has been read.
-    pub fn positions(&self) -> Result<HashMap<i32, Position>> {
-        positions(&self.connection).map_err(|error| self.error("read", error))
+    /// How far each partition has been read: what is to be taken in next begins there.
+    pub fn positions(&mut self) -> Result<HashMap<i32, Position>> {
+        self.seen = positions(&self.connection).map_err(|error| self.error("read", error))?;
+        Ok(self.seen.clone())
     }
 
     /// Records that were no entries, or damaged.
@@ -149,11 +149,18 @@ impl Index {
         Ok(sum.map_err(|error| self.error("read", error))? as u64)
     }
 
-    /// Takes records of the topic in; those that are in it already are passed over.
-    pub fn take(&mut self, batch: &Batch) -> Result<()> {
-        self.write(|transaction, texts| {
+    /// Takes records of the topic in; those that are in it already are passed over. False, with nothing taken, where
+    /// another process has made it anew meanwhile: [`Index::positions`] tells where it is to be read from now.
+    pub fn take(&mut self, batch: &Batch) -> Result<bool> {
+        let seen = std::mem::take(&mut self.seen);
+        let taken = self.write(|transaction| {
             let mut positions = positions(transaction)?;
-            let mut taking = Taking { transaction, texts, marks: Vec::new() };
+            let is_back =
+                |(partition, seen): (&i32, &Position)| positions.get(partition).is_none_or(|p| p.next < seen.next);
+            if seen.iter().any(is_back) {
+                return Ok(None);
+            }
+            let mut taking = Taking { transaction, texts: HashMap::new(), marks: Vec::new() };
             let mut damaged: HashMap<i32, i64> = HashMap::new();
             for record in batch.iter() {
                 if positions.get(&record.partition).is_some_and(|position| record.offset < position.next) {
@@ -166,7 +173,7 @@ impl Index {
                 }
             }
             taking.finish()?;
-            for (partition, position) in positions {
+            for (partition, position) in &positions {
                 let sql = "INSERT OR REPLACE INTO positions (partition, next, checksum) VALUES (?1, ?2, ?3)";
                 let values = params![partition, position.next, position.checksum];
                 transaction.prepare_cached(sql)?.execute(values)?;
@@ -176,27 +183,21 @@ impl Index {
                            ON CONFLICT DO UPDATE SET count = count + ?2";
                 transaction.execute(sql, [i64::from(partition), count])?;
             }
-            Ok(())
-        })
+            Ok(Some(positions))
+        })?;
+        let is_taken = taken.is_some();
+        self.seen = taken.unwrap_or_default();
+        Ok(is_taken)
     }
 
-    fn write<T>(
-        &mut self,
-        act: impl FnOnce(&Transaction<'_>, &mut HashMap<String, i64>) -> rusqlite::Result<T>,
-    ) -> Result<T> {
-        let texts = &mut self.texts;
+    fn write<T>(&self, act: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
         let run = || {
             let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
-            let done = act(&transaction, texts)?;
+            let done = act(&transaction)?;
             transaction.commit()?;
             Ok(done)
         };
-        let done = run();
-        if done.is_err() {
-            // What the transaction added is gone with it
-            self.texts.clear();
-        }
-        done.map_err(|error| explain(&self.path, "write", error))
+        run().map_err(|error| self.error("write", error))
     }
 
     fn error(&self, step: &str, error: rusqlite::Error) -> anyhow::Error {
@@ -292,7 +293,8 @@ fn label(reason: &str) -> &str {
 /// Entries on their way into the tables.
 struct Taking<'a> {
     transaction: &'a Transaction<'a>,
-    texts: &'a mut HashMap<String, i64>,
+    /// Ids of texts. Not beyond the transaction: another process may let some go.
+    texts: HashMap<String, i64>,
     marks: Vec<(i64, i64)>,
 }
 

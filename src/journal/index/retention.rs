@@ -16,7 +16,7 @@ impl Index {
         if !self.retention.is_zero() {
             let oldest = now_ms().saturating_sub(self.retention.as_millis() as i64).saturating_mul(1000);
             loop {
-                let chunk = self.write(|transaction, _| delete(transaction, oldest))?;
+                let chunk = self.write(|transaction| delete(transaction, oldest))?;
                 gone += chunk;
                 if chunk < CHUNK as u64 {
                     break;
@@ -24,7 +24,7 @@ impl Index {
             }
         }
         while self.retention_bytes > 0 && self.bytes()? > self.retention_bytes {
-            let chunk = self.write(|transaction, _| delete(transaction, i64::MAX))?;
+            let chunk = self.write(|transaction| delete(transaction, i64::MAX))?;
             gone += chunk;
             if chunk == 0 {
                 break;
@@ -32,8 +32,7 @@ impl Index {
         }
         if gone > 0 {
             // Texts that nothing refers to any more may have been reasons of one message each
-            self.write(|transaction, texts| {
-                texts.clear();
+            self.write(|transaction| {
                 transaction.execute_batch(
                     "DELETE FROM texts WHERE id NOT IN
                      (SELECT topic FROM entries UNION SELECT stop FROM counts UNION SELECT reason FROM counts)",
