@@ -474,7 +474,7 @@ fn a_transaction_of_many_records_is_committed_before_its_time() {
     let bus = kafka.with(|options| options.transaction = Duration::from_secs(600));
     let (input, output, error) = (kafka.topic("in"), kafka.topic("out"), kafka.topic("error"));
     bus.create_topics(&[input.clone(), output.clone(), error.clone()]).unwrap();
-    publish(&bus, &input, (0..110_000).map(|n| n.to_string()));
+    publish(&bus, &input, (0..260_000).map(|n| n.to_string()));
     let mut member = bus.subscribe(&letters(&input, &error)).unwrap();
     let end = Instant::now() + DEADLINE;
     loop {

@@ -27,7 +27,7 @@ use super::{
 use crate::bus::{Batch, BusError, OutputRef, Topic};
 
 /// A transaction is committed after that many outputs and inputs, however young it is.
-const MOST_RECORDS: usize = 1_000_000;
+const MOST_RECORDS: usize = 250_000;
 /// Wait before a call is repeated that failed for now.
 const AGAIN: Duration = Duration::from_millis(20);
 
