@@ -1,10 +1,16 @@
 //! What it costs a hop to note in the journal what happened to every message.
 
+use std::fs;
+
 use crate::{
     hop,
     kafka::{Broker, unique},
-    report::{Target::AtLeast, Unit},
-    run::{Bench, median},
+    process::{metrobus, time_silently},
+    report::{
+        Target::{self, AtLeast, AtMost},
+        Unit,
+    },
+    run::{Bench, lines, median, raw},
     sqlite,
 };
 
@@ -15,6 +21,7 @@ const LEVELS: [&str; 2] = ["all", "off"];
 
 pub fn run(bench: &mut Bench) {
     on_sqlite(bench);
+    track(bench);
     match bench.broker.take() {
         Some(broker) => {
             on_kafka(bench, &broker);
@@ -41,6 +48,30 @@ fn on_sqlite(bench: &mut Bench) {
     let show = |rate| Unit::PerSecond.show(rate);
     let what = "SQLite hop, journal.level = \"all\" : \"off\"";
     bench.report.ratio(what, &show(all), &show(off), all / off, TARGET);
+}
+
+/// A journey among ten times as many hops as there are messages.
+fn track(bench: &mut Bench) {
+    sqlite::remove(bench, sqlite::FILE);
+    // Every message goes through four stops
+    let messages = bench.setup.on_sqlite() * 10 / 4;
+    fs::write(bench.path("raw.ndjson"), lines(messages, raw)).expect("write the raw records");
+    sqlite::push(bench, "raw.ndjson", "Source");
+    let settings = [("SQLITE__PATH", sqlite::FILE), ("JOURNAL__INDEX", "index.db")];
+    let call = |arguments: &[&str]| time_silently(metrobus(bench, arguments, &settings));
+    call(&["run", "--drain"]);
+    let indexing = call(&["journal", "--drain"]);
+    let (key, _) = crate::run::message(messages / 2);
+    let track = bench.setup.median(|| call(&["track", "--key", &key]) * 1e3);
+    let bytes = fs::metadata(bench.path("index.db")).map_or(0, |data| data.len());
+    sqlite::remove(bench, sqlite::FILE);
+    sqlite::remove(bench, "index.db");
+    let hops = messages * 4;
+    let what = format!("track a message by its key among {:.1} million hops, the whole process", hops as f64 / 1e6);
+    bench.report.figure(&what, track, Unit::Millis, AtMost(100.0));
+    let what = "hops into the index of the journal, start and end included";
+    bench.report.figure(what, hops as f64 / indexing, Unit::PerSecond, Target::None);
+    bench.report.figure("the index on the disk", bytes as f64 / 1e6, Unit::Megabytes, Target::None);
 }
 
 fn on_kafka(bench: &mut Bench, broker: &Broker) {

@@ -30,6 +30,7 @@ mod process;
 mod redis;
 mod relay;
 mod report;
+mod rules;
 mod run;
 mod sqlite;
 mod startup;
@@ -47,6 +48,7 @@ const SECTIONS: &[Section] = &[
     ("redis", redis::run),
     ("lmdb", lmdb::run),
     ("journal", journal::run),
+    ("rules", rules::run),
     ("backlog", backlog::run),
     ("idle", idle::run),
     ("startup", startup::run),

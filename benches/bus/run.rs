@@ -110,6 +110,11 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
+/// A file of so many lines.
+pub fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
+    (0..count).map(|id| line(id) + "\n").collect()
+}
+
 /// The accounts of emails.dat.
 const ACCOUNTS: usize = 1_000_000;
 

@@ -19,7 +19,7 @@ use crate::{
         Target::{self, AtLeast},
         Unit,
     },
-    run::{Bench, median, message, raw},
+    run::{Bench, lines, median, message, raw},
 };
 
 /// The bus.
@@ -59,10 +59,6 @@ pub fn run(bench: &mut Bench) {
     report.ratio(what, &show(hop), &show(relay), hop / relay, Target::None);
     let what = "SQLite journeys, three stops in three processes, start included";
     report.figure(what, journey, Unit::PerSecond, AtLeast(150_000.0));
-}
-
-fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
-    (0..count).map(|id| line(id) + "\n").collect()
 }
 
 /// Writes messages as they leave the busdriver, for [`push`].
