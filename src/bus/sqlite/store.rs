@@ -39,7 +39,7 @@ const BUSY_STEP: Duration = Duration::from_micros(200);
 
 /// Between two looks for others' commits: a [`LOOK_SHARE`]th of the time in which nothing came, so that a look is never
 /// late by more than that, within these bounds.
-const LOOK: Range<Duration> = Duration::from_micros(250)..Duration::from_millis(20);
+const LOOK: Range<Duration> = Duration::from_micros(250)..Duration::from_millis(25);
 const LOOK_SHARE: u32 = 16;
 
 /// Between two rounds of retention.
