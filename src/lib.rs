@@ -29,7 +29,7 @@
 //! 5. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
 //! 6. [`cache`]: look-ups by key, in files, LMDB and Redis.
 //! 7. [`journal`]: what happened at each hop, published with the hop itself; its index, and journeys found in it.
-//! 8. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them.
+//! 8. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them, `terminal` draws what they print.
 //!
 //! # A stop of your own
 //!
@@ -76,6 +76,7 @@ pub mod shutdown;
 pub mod slip;
 pub mod stats;
 pub mod stop;
+mod terminal;
 
 /// The Rust in the README compiles.
 #[cfg(doctest)]

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use comfy_table::{Table, presets::NOTHING};
 use serde_json::{Value, json};
 
 use super::{Outcome, index::Found};
+use crate::terminal::{drawn, plain};
 
 /// One message's way, in the order in which things happened.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ impl Journey {
     /// Where it is, in a sentence.
     fn state(&self) -> String {
         let Some(last) = self.last() else { return String::new() };
-        let reason = last.reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
+        let reason = last.reason.as_deref().map(|reason| format!(": {}", plain(reason))).unwrap_or_default();
         let (stop, next) = (&last.stop, last.next.as_deref().unwrap_or_default());
         match last.outcome {
             Outcome::Forwarded => format!("on its way: {stop} sent it to {next}, where nothing is noted of it yet"),
@@ -57,8 +58,8 @@ impl Journey {
     fn marks(&self) -> Vec<String> {
         let mut marks = Vec::new();
         for hop in &self.hops {
-            let key = hop.key.as_ref().map(|key| format!("key {}", one_line(&String::from_utf8_lossy(key))));
-            let fields = hop.fields.iter().map(|(name, value)| format!("{} {}", one_line(name), one_line(value)));
+            let key = hop.key.as_ref().map(|key| format!("key {}", plain(&String::from_utf8_lossy(key))));
+            let fields = hop.fields.iter().map(|(name, value)| format!("{} {}", plain(name), plain(value)));
             for mark in key.into_iter().chain(fields) {
                 if !marks.contains(&mark) {
                     marks.push(mark);
@@ -83,16 +84,8 @@ impl Journey {
                 what(hop),
             ]);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        for column in 3..6 {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
         let marks: String = self.marks().into_iter().map(|mark| mark + "\n").collect();
-        format!("{}\n{marks}{}\n\n{}\n", one_line(&self.name), self.state(), table.trim_fmt())
+        format!("{}\n{marks}{}\n\n{}", plain(&self.name), self.state(), drawn(table, 3..6))
     }
 
     /// As an object.
@@ -129,18 +122,13 @@ impl Journey {
 }
 
 fn what(hop: &Found) -> String {
-    let rule = hop.rule.as_deref().map(|rule| format!(" (rule {})", one_line(rule))).unwrap_or_default();
-    let reason = hop.reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
+    let rule = hop.rule.as_deref().map(|rule| format!(" (rule {})", plain(rule))).unwrap_or_default();
+    let reason = hop.reason.as_deref().map(|reason| format!(": {}", plain(reason))).unwrap_or_default();
     match (hop.outcome, &hop.next) {
         (Outcome::Forwarded, Some(next)) => format!("to {next}{rule}"),
         (Outcome::Rejected, Some(next)) => format!("rejected, to {next}{reason}{rule}"),
         (outcome, _) => format!("{outcome}{reason}{rule}"),
     }
-}
-
-/// Keys, reasons and fields are others' to write: nothing in them is to move the cursor of a terminal.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// The last moment of the year 9999; entries may say anything.

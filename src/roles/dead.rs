@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use comfy_table::{Table, presets::NOTHING};
 use serde_json::{Value, json};
 
 use super::{Context, Kind, Role, tail};
@@ -13,6 +13,7 @@ use crate::{
     bus::Record,
     cli::{count, time},
     dead_letter::{Filter, Letter, now_ms},
+    terminal::{drawn, plain},
 };
 
 pub const ROLE: Role = Role {
@@ -158,13 +159,7 @@ fn table<'a>(letters: impl Iterator<Item = &'a Letter>) -> String {
             plain(letter.reason.as_deref().unwrap_or("not a dead letter of metrobus")),
         ]);
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    if let Some(column) = table.column_mut(3) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    format!("{}\n", table.trim_fmt())
+    drawn(table, [3])
 }
 
 fn rejected(letter: &Letter) -> String {
@@ -175,11 +170,6 @@ fn rejected(letter: &Letter) -> String {
             .then(|| humantime::format_rfc3339_millis(time).to_string())
     });
     time.unwrap_or_else(|| "-".to_owned())
-}
-
-/// What a terminal may be shown.
-fn plain(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
 
 fn object(letter: &Letter) -> Value {

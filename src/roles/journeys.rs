@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use comfy_table::{Table, presets::NOTHING};
 use serde_json::json;
 
 use super::{Context, Kind, Role};
@@ -16,6 +16,7 @@ use crate::{
         follow::Follower,
         index::{Count, Filter},
     },
+    terminal::{drawn, plain},
 };
 
 pub const ROLE: Role = Role {
@@ -92,16 +93,9 @@ fn table(counts: &[Count]) -> String {
     table.load_style(NOTHING).set_header(["STOP", "VERDICT", "COUNT", "REASON", "SAMPLES"]);
     for count in counts {
         let reason = count.reason.as_deref().unwrap_or("-");
-        let plain = |text: &str| text.replace(char::is_control, "\u{fffd}");
         let samples: Vec<_> = count.samples.iter().map(|sample| plain(sample)).collect();
         let row = [plain(&count.stop), count.outcome.to_string(), count.count.to_string(), plain(reason)];
         table.add_row(row.into_iter().chain([samples.join("\n")]));
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    if let Some(column) = table.column_mut(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    format!("{}\n", table.trim_fmt())
+    drawn(table, [2])
 }

@@ -1,11 +1,11 @@
 //! `topics`: what lies on the bus, and how far its groups have read.
 
 use clap::{Args, Command, FromArgMatches};
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use comfy_table::{Table, presets::NOTHING};
 use serde_json::{Value, json};
 
 use super::{Context, Kind, Role};
-use crate::{backoff::persist, bus::TopicInfo};
+use crate::{backoff::persist, bus::TopicInfo, terminal::drawn};
 
 pub const ROLE: Role = Role {
     name: "topics",
@@ -56,13 +56,5 @@ fn table(topics: &[TopicInfo]) -> String {
             table.add_row([name, partitions, records, "-".to_owned(), "-".to_owned()]);
         }
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    for column in [1, 2, 4] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    format!("{}\n", table.trim_fmt())
+    drawn(table, [1, 2, 4])
 }

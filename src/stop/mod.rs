@@ -279,7 +279,9 @@ impl Stop {
                 Ok(())
             };
             let judged = self.judge(batch, from..until, attempt, scratch, prepared)?;
-            scratch.spare = settled.unwrap_or(std::mem::take(&mut scratch.spare));
+            if let Some(outbox) = settled {
+                scratch.spare = outbox;
+            }
             let judged = match judged {
                 Judged::Up { to, tally, retry } => {
                     if let Some(absence) = absence.take() {
