@@ -20,9 +20,9 @@ pub trait Handler: Send {
         false
     }
 
-    /// Begins what takes a while for `messages`, about which [`Handler::handle`] is going to be asked next, without
-    /// waiting for it: meanwhile the stop settles the batch before. What it begins must be harmless to give up, as it
-    /// is asked about other messages next where something comes between. Only called where [`Handler::prepares`].
+    /// Begins what takes a while for `messages`, without waiting for it: [`Handler::handle`] is going to be asked about
+    /// them after those that were prepared before, at most one batch. What it begins must be harmless to give up, as
+    /// it is asked about other messages where something comes between. Only called where [`Handler::prepares`].
     fn prepare(&mut self, _messages: &[Message<'_>]) {}
 
     /// Tries once to reach what it needs beside the bus, within some seconds; asked before the stop takes its place in

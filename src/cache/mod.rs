@@ -46,7 +46,8 @@ pub trait Lookup: Send {
         false
     }
 
-    /// Tells that [`Lookup::get`] will be called with `keys` next, so that it may begin; does not wait.
+    /// Tells that [`Lookup::get`] will be called with `keys`, after what it was asked before; so it may begin, and does
+    /// not wait.
     fn ask(&mut self, _keys: &Keys) {}
 
     /// Tries once whether it could answer now; `Err` where not.
@@ -67,7 +68,8 @@ pub trait Membership: Send {
         false
     }
 
-    /// Tells that [`Membership::contains`] will be called with `keys` next, so that it may begin; does not wait.
+    /// Tells that [`Membership::contains`] will be called with `keys`, after what it was asked before; so it may begin,
+    /// and does not wait.
     fn ask(&mut self, _keys: &Keys) {}
 
     /// Tries once whether it could answer now; `Err` where not.

@@ -7,7 +7,7 @@
 //!
 //! A question may be sent ahead, and its answers be fetched later: Redis works meanwhile, and so does who asked.
 
-use std::time::Duration;
+use std::{collections::VecDeque, io, time::Duration};
 
 use anyhow::anyhow;
 use redis::{Client, Connection, ConnectionLike, ErrorKind, Pipeline, RedisError, RedisResult};
@@ -26,7 +26,13 @@ impl Hash {
     /// answer. [`Misconfigured`] where `url` is none.
     pub fn open(url: &str, key: &str, timeout: Duration) -> anyhow::Result<Self> {
         let (command, what) = ("HMGET", "hash");
-        Ok(Self(Questions { server: Server::new(url, timeout)?, command, what, key: key.into(), asked: None }))
+        Ok(Self(Questions {
+            server: Server::new(url, timeout)?,
+            command,
+            what,
+            key: key.into(),
+            asked: VecDeque::new(),
+        }))
     }
 }
 
@@ -35,7 +41,13 @@ impl Set {
     /// answer. [`Misconfigured`] where `url` is none.
     pub fn open(url: &str, key: &str, timeout: Duration) -> anyhow::Result<Self> {
         let (command, what) = ("SMISMEMBER", "set");
-        Ok(Self(Questions { server: Server::new(url, timeout)?, command, what, key: key.into(), asked: None }))
+        Ok(Self(Questions {
+            server: Server::new(url, timeout)?,
+            command,
+            what,
+            key: key.into(),
+            asked: VecDeque::new(),
+        }))
     }
 }
 
@@ -103,8 +115,8 @@ struct Questions {
     command: &'static str,
     what: &'static str,
     key: String,
-    /// What was asked ahead; its answers are on their way.
-    asked: Option<Question>,
+    /// What was asked ahead; the answers are on their way, in this order.
+    asked: VecDeque<Question>,
 }
 
 /// `command key KEYS…` for those of `keys` that there are.
@@ -130,16 +142,21 @@ impl Questions {
 
     /// Asks about `keys` without waiting for the answers. Whatever fails shows in [`Questions::answers`].
     fn ask(&mut self, keys: &Keys) {
-        self.forget();
-        if keys.iter().flatten().next().is_some() {
-            let question = self.about(keys);
-            self.asked = self.server.send(&question.pipeline).then_some(question);
+        if keys.iter().flatten().next().is_none() {
+            return;
+        }
+        let question = self.about(keys);
+        match self.server.send(&question.pipeline) {
+            true => self.asked.push_back(question),
+            // The connection is gone, with the answers that were on their way
+            false => self.asked.clear(),
         }
     }
 
     /// Gives up answers that nobody has waited for.
     fn forget(&mut self) {
-        if self.asked.take().is_some() {
+        if !self.asked.is_empty() {
+            self.asked.clear();
             self.server.connection = None;
         }
     }
@@ -147,19 +164,15 @@ impl Questions {
     /// The answers, one for each of `keys` that there is.
     fn answers<T: redis::FromRedisValue>(&mut self, keys: &Keys) -> anyhow::Result<Vec<T>> {
         let count = keys.iter().flatten().count();
-        let sent = self.asked.as_ref().is_some_and(|asked| asked.keys == *keys);
-        if !sent {
-            self.forget();
-        }
         if count == 0 {
             return Ok(Vec::new());
         }
-        let question = self.asked.take().unwrap_or_else(|| self.about(keys));
-        let key = Some((self.key.as_str(), self.what));
-        let (exists, answers): (bool, Vec<T>) = match sent {
-            true => self.server.receive(&question.pipeline, key)?,
-            false => self.server.query(&question.pipeline, key)?,
-        };
+        let answers = self.asked_ahead(keys).unwrap_or_else(|| {
+            let question = self.about(keys);
+            self.server.try_query(&question.pipeline)
+        });
+        let explained = |error| self.server.explain(&error, Some((&self.key, self.what)));
+        let (exists, answers): (bool, Vec<T>) = answers.map_err(explained)?;
         if !exists {
             return Err(self.unfilled());
         }
@@ -167,6 +180,21 @@ impl Questions {
             return Err(anyhow!("{} gave {} answers to {count} keys", self.server, answers.len()));
         }
         Ok(answers)
+    }
+
+    /// The answers about `keys`, where that is what was asked first and the connection has held since.
+    fn asked_ahead<T: redis::FromRedisValue>(&mut self, keys: &Keys) -> Option<RedisResult<T>> {
+        if self.asked.front().is_none_or(|asked| asked.keys != *keys) {
+            self.forget();
+            return None;
+        }
+        let answers = self.server.receive(&self.asked.pop_front()?.pipeline);
+        if answers.is_err() {
+            // The others are lost with the connection
+            self.asked.clear();
+        }
+        // It may have been closed long ago
+        Some(answers).filter(|answers| !answers.as_ref().is_err_and(RedisError::is_connection_dropped))
     }
 
     /// `Err` where the server does not answer, or the key is not there or something else.
@@ -249,22 +277,12 @@ impl Server {
         sent
     }
 
-    /// As [`Server::query`] of a pipeline that was sent already.
-    fn receive<T: redis::FromRedisValue>(
-        &mut self,
-        pipeline: &Pipeline,
-        key: Option<(&str, &str)>,
-    ) -> anyhow::Result<T> {
-        let Some(mut connection) = self.connection.take() else { return self.query(pipeline, key) };
-        match pipeline.query(&mut Sent(&mut connection)) {
-            Ok(answers) => {
-                self.connection = Some(connection);
-                Ok(answers)
-            }
-            // It may have been closed long ago
-            Err(error) if error.is_connection_dropped() => self.query(pipeline, key),
-            Err(error) => Err(self.explain(&error, key)),
-        }
+    /// As [`Server::try_query`] of the pipeline that was sent first of those whose answers were not received yet.
+    fn receive<T: redis::FromRedisValue>(&mut self, pipeline: &Pipeline) -> RedisResult<T> {
+        let mut connection = self.connection.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        let answers = pipeline.query(&mut Sent(&mut connection))?;
+        self.connection = Some(connection);
+        Ok(answers)
     }
 
     fn connect(&self) -> RedisResult<Connection> {
@@ -343,6 +361,15 @@ mod tests {
         Ok(values.iter().map(|value| format!("{value:?}")).collect())
     }
 
+    impl RealRedis {
+        /// How often it was told to do `command`.
+        fn calls(&self, command: &str) -> u64 {
+            let stats: String = self.command(&["INFO", "commandstats"]);
+            let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+            line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+        }
+    }
+
     fn contains(set: &mut Set, asked: &[Option<&str>]) -> anyhow::Result<Vec<bool>> {
         let mut listed = vec![true; 3];
         set.contains(&keys(asked), &mut listed)?;
@@ -373,18 +400,13 @@ mod tests {
     fn a_batch_is_one_round_trip() {
         let Some(redis) = RealRedis::start() else { return };
         redis.command::<()>(&["SADD", "whitelist", "a@x"]);
-        let calls = |command: &str| {
-            let stats: String = redis.command(&["INFO", "commandstats"]);
-            let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-            line.map_or(0, |line| line.split(',').next().unwrap().parse::<u64>().unwrap())
-        };
         let mut set = Set::open(&redis.url(), "whitelist", TIMEOUT).unwrap();
         let many: Vec<String> = (0..1000).map(|n| format!("{n}@x")).collect();
         let many: Vec<Option<&str>> = many.iter().map(|key| Some(key.as_str())).collect();
         for _ in 0..10 {
             contains(&mut set, &many).unwrap();
         }
-        assert_eq!((calls("smismember"), calls("exists")), (10, 10));
+        assert_eq!((redis.calls("smismember"), redis.calls("exists")), (10, 10));
     }
 
     #[test]
@@ -401,7 +423,20 @@ mod tests {
             assert_eq!(get(&mut hash, &two).unwrap(), found_two, "another question");
             hash.ask(&keys(&one));
             hash.ask(&keys(&two));
+            assert_eq!(get(&mut hash, &two).unwrap(), found_two, "the first one given up");
+            let before = redis.calls("hmget");
+            hash.ask(&keys(&one));
+            hash.ask(&keys(&two));
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one);
+            hash.ask(&keys(&one));
             assert_eq!(get(&mut hash, &two).unwrap(), found_two);
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one);
+            assert_eq!(redis.calls("hmget") - before, 3, "none was asked twice");
+            hash.ask(&keys(&one));
+            hash.ask(&keys(&two));
+            redis.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            assert_eq!(get(&mut hash, &one).unwrap(), found_one);
+            assert_eq!(get(&mut hash, &two).unwrap(), found_two, "its answers were lost with the connection");
             hash.ask(&keys(&one));
             hash.connect().unwrap();
             assert_eq!(get(&mut hash, &one).unwrap(), found_one);

@@ -1,8 +1,8 @@
 //! The loop that every stop runs: poll, handle, advance, settle.
 //!
 //! A handler that asks a service across the network would wait for every answer. So it may begin with a batch
-//! ([`Handler::prepare`]) before the one in front is settled: settling, and the reading of the next batch, fill the time.
-//! Batches are handled and settled in their order all the same.
+//! ([`Handler::prepare`]) before the one in front is handled: handling and settling that, and reading the next one, fill
+//! the time. Batches are handled and settled in their order all the same.
 //!
 //! What can go wrong on the way, and what then happens:
 //! - a record is no message, or its handler rejects it: dead letter, in the settle of its batch;
@@ -13,6 +13,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
@@ -30,14 +31,15 @@ use crate::{
     drain::Member,
     handler::{Broken, Handler, Verdict},
     journal::{self, Notes, Outcome, What},
-    json::scan::Tape,
     shutdown::Shutdown,
-    slip::{Checked, Limits, Message, Parts, Stops},
+    slip::{Limits, Message, Stops},
     stats::{Reason, SharedStats, Tally, tally},
 };
 
+mod parsed;
 mod report;
 
+use parsed::{Memory, Messages, Parsed, Source, Terms};
 use report::Report;
 
 /// How long one poll waits; bounds how late an idle stop sees that it is to end.
@@ -111,6 +113,7 @@ pub struct Stop {
     letters: DeadLetters,
     handler: Box<dyn Handler>,
     settings: Settings,
+    terms: Terms,
     stats: SharedStats,
     drain: Option<Member>,
     on_read: Option<Box<dyn Fn(u64) + Send>>,
@@ -123,8 +126,10 @@ impl Stop {
     pub fn new(name: &str, topic: &Topic, handler: impl Handler + 'static, settings: impl Into<Settings>) -> Self {
         let settings = settings.into();
         let letters = DeadLetters { stop: name.to_owned(), topic: topic.clone(), error: settings.error_topic.clone() };
+        let (limits, stops) = (settings.limits, settings.stops.clone());
         Self {
             letters,
+            terms: Terms { limits, stops, beginning: handler.begins_journeys() },
             handler: Box::new(handler),
             settings,
             stats: SharedStats::default(),
@@ -215,26 +220,38 @@ impl Stop {
     ) -> anyhow::Result<()> {
         let wait = if self.drain.is_some() { DRAIN_POLL } else { POLL };
         let mut scratch = Scratch::default();
-        let mut judged = None;
+        let mut prepared: Option<Parsed> = None;
         while !shutdown.requested() {
-            // What is judged does not wait for company
-            let wait = if judged.is_some() { Duration::ZERO } else { wait };
+            // What is prepared does not wait for company
+            let wait = if prepared.is_some() { Duration::ZERO } else { wait };
             let polled = persist("the bus", None, shutdown, || subscription.poll(self.settings.batch, wait))?;
             let Some(batch) = polled else { break };
             self.stats.lock().refuse(subscription.refused());
             report.now_and_then(subscription, &self.stats);
-            if !batch.is_empty() {
-                if let Some(drain) = &self.drain {
-                    drain.active();
+            let next = match batch.is_empty() {
+                true if prepared.is_none() => match self.nothing_left(subscription)? {
+                    true => break,
+                    false => continue,
+                },
+                true => prepared.take(),
+                false => {
+                    if let Some(drain) = &self.drain {
+                        drain.active();
+                    }
+                    let inputs = 0..batch.len();
+                    let mut parsed = self.read(&Arc::new(batch), inputs, &mut scratch);
+                    match self.prepare(&mut parsed) {
+                        true => prepared.replace(parsed),
+                        false => Some(parsed),
+                    }
                 }
-                judged = self.carry(&Arc::new(batch), judged, &mut scratch, subscription, shutdown)?;
-            } else if let Some(judged) = judged.take() {
-                scratch.spare = self.settle(judged, subscription, shutdown)?;
-            } else if self.nothing_left(subscription)? {
-                break;
+            };
+            if let Some(next) = next {
+                self.carry(next, &mut scratch, subscription, shutdown)?;
             }
         }
-        judged.map_or(Ok(()), |judged| self.settle(judged, subscription, shutdown).map(drop))
+        // What is only prepared is read again by the next one to run
+        Ok(())
     }
 
     fn nothing_left(&self, subscription: &mut dyn Subscription) -> anyhow::Result<bool> {
@@ -256,43 +273,35 @@ impl Stop {
         format!("what stop {} needs", self.letters.stop)
     }
 
-    /// Handles and settles a whole batch, however often that takes, and `before`, what was left to settle of the one
-    /// before. Where the handler prepares, the settling of the last of this one is left as well: the next one is to be
-    /// prepared first.
+    fn read(&self, batch: &Arc<Batch>, inputs: Range<usize>, scratch: &mut Scratch) -> Parsed {
+        Parsed::read(batch.clone(), inputs, &self.terms, &mut scratch.memory)
+    }
+
+    /// Handles and settles a whole batch, however often that takes; `parsed` is all of it.
     fn carry(
         &mut self,
-        batch: &Arc<Batch>,
-        mut before: Option<Settling>,
+        parsed: Parsed,
         scratch: &mut Scratch,
         subscription: &mut dyn Subscription,
         shutdown: &Shutdown,
-    ) -> anyhow::Result<Option<Settling>> {
+    ) -> anyhow::Result<()> {
+        let batch = parsed.borrow_owner().batch.clone();
+        let mut parsed = Some(parsed);
         let (mut from, mut attempt, mut alone_until) = (0, 1, 0);
         let mut retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
         let mut absence: Option<Absence> = None;
         while from < batch.len() {
             let until = if from < alone_until { from + 1 } else { batch.len() };
-            let mut settled = None;
-            let prepared = |stop: &Self| {
-                let before = before.take().map(|before| stop.settle(before, subscription, shutdown));
-                settled = before.transpose()?;
-                Ok(())
-            };
-            let judged = self.judge(batch, from..until, attempt, scratch, prepared)?;
-            if let Some(outbox) = settled {
-                scratch.spare = outbox;
-            }
-            let judged = match judged {
+            // A handler sees a message as it arrived, however often
+            let mut whole = parsed.take().unwrap_or_else(|| self.read(&batch, from..until, scratch));
+            let judged = self.judge(&mut whole, attempt, scratch);
+            scratch.memory = whole.memory();
+            let retry = match judged {
                 Judged::Up { to, tally, retry } => {
                     if let Some(absence) = absence.take() {
                         absence.over();
                     }
-                    let outbox = std::mem::replace(&mut scratch.outbox, std::mem::take(&mut scratch.spare));
-                    let judged = Settling { batch: batch.clone(), inputs: from..to, outbox, tally };
-                    if to == batch.len() && self.handler.prepares() {
-                        return Ok(Some(judged));
-                    }
-                    scratch.spare = self.settle(judged, subscription, shutdown)?;
+                    self.settle(&batch, from..to, &scratch.outbox, &tally, subscription, shutdown)?;
                     if to > from {
                         (from, attempt) = (to, 1);
                         retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
@@ -309,35 +318,37 @@ impl Stop {
                     let absence = absence.get_or_insert_with(|| Absence::of(self.needs()));
                     let wait = absence.failed(&format_args!("{error:#}"));
                     if self.wait(wait, subscription, shutdown)? {
-                        return Ok(None);
+                        return Ok(());
                     }
                     continue;
                 }
             };
-            if let Some(reason) = judged {
+            if let Some(reason) = retry {
                 debug!(stop = self.letters.stop, attempt, "retry: {reason}");
                 attempt += 1;
                 alone_until = alone_until.max(from + 1);
                 self.stats.lock().retried += 1;
                 if self.wait(retry_waits.next().unwrap_or_default(), subscription, shutdown)? {
-                    return Ok(None);
+                    return Ok(());
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Settles and counts what was judged, waiting where the bus is away. Once the end of the process is asked for, that
-    /// long at most. Gives the outbox back for its memory.
+    /// long at most.
     fn settle(
         &self,
-        judged: Settling,
+        batch: &Arc<Batch>,
+        inputs: Range<usize>,
+        outbox: &Outbox,
+        tally: &Tally,
         subscription: &mut dyn Subscription,
         shutdown: &Shutdown,
-    ) -> anyhow::Result<Outbox> {
-        let Settling { batch, inputs, outbox, tally } = judged;
+    ) -> anyhow::Result<()> {
         if !inputs.is_empty() {
-            let mut settle = || subscription.settle(&batch, inputs.clone(), &outbox);
+            let mut settle = || subscription.settle(batch, inputs.clone(), outbox);
             if persist("the bus", None, shutdown, &mut settle)?.is_none() {
                 persist("the bus", Some(self.settings.shutdown_timeout), &Shutdown::default(), &mut settle)
                     .with_context(|| {
@@ -345,11 +356,11 @@ impl Stop {
                     })?;
             }
         }
-        self.stats.lock().add(&tally, now_ms());
+        self.stats.lock().add(tally, now_ms());
         if let Some(on_read) = self.on_read.as_ref().filter(|_| tally.read > 0) {
             on_read(tally.read);
         }
-        Ok(outbox)
+        Ok(())
     }
 
     /// Waits for `time`; true where the end of the process is asked for meanwhile.
@@ -367,47 +378,29 @@ impl Stop {
         }
     }
 
-    /// Handles `range` of a batch, the first message for the `attempt`-th time, and fills the outbox with what comes of
-    /// it, up to the first message that is to be tried again. Calls `prepared` once the handler has prepared.
-    fn judge(
+    /// Handles messages, the first one for the `attempt`-th time, and fills the outbox with what comes of them, up to the
+    /// first one that is to be tried again.
+    fn judge(&mut self, parsed: &mut Parsed, attempt: u32, scratch: &mut Scratch) -> Judged {
+        parsed.with_dependent_mut(|source, messages| self.judge_messages(source, messages, attempt, scratch))
+    }
+
+    fn judge_messages(
         &mut self,
-        batch: &Batch,
-        range: std::ops::Range<usize>,
+        source: &Source,
+        Messages { well_formed: messages, malformed }: &mut Messages<'_>,
         attempt: u32,
         scratch: &mut Scratch,
-        prepared: impl FnOnce(&Self) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Judged> {
-        let (limits, stops) = (self.settings.limits, Arc::clone(&self.settings.stops));
-        let Scratch { tape, outbox, messages: memory, notes, .. } = scratch;
-        tape.clear();
+    ) -> Judged {
+        let (Source { batch, inputs: range, .. }, Scratch { outbox, notes, .. }) = (source, scratch);
         outbox.clear();
-        let checked: Vec<_> = range.clone().map(|index| Checked::new(batch.get(index).value, &limits, tape)).collect();
-        let mut messages = recycled(std::mem::take(memory));
-        let mut malformed = Vec::new();
-        for (index, checked) in range.clone().zip(checked) {
-            let message = checked.and_then(|checked| {
-                let (record, parts) = (batch.get(index), Parts::new(&checked, Some(tape))?);
-                match self.handler.begins_journeys() {
-                    true => Message::at_its_beginning(record, parts),
-                    false => Message::on_its_way(record, parts, &limits, &stops, messages.last()),
-                }
-            });
-            match message {
-                Ok(message) => messages.push(message),
-                Err(reason) => malformed.push((index, reason)),
-            }
-        }
-        self.prepare(&messages);
-        prepared(self)?;
-        // The batch before is none of its time
-        notes.begin(self.handler.begins_journeys());
-        let verdicts = match self.ask(&mut messages) {
+        notes.begin(self.terms.beginning);
+        let verdicts = match self.ask(messages) {
             Answer::Verdicts(verdicts) => verdicts,
-            Answer::Away(error) => return Ok(Judged::Away(error)),
-            Answer::Panicked if messages.len() > 1 => return Ok(Judged::Panicked),
+            Answer::Away(error) => return Judged::Away(error),
+            Answer::Panicked if messages.len() > 1 => return Judged::Panicked,
             Answer::Panicked => messages.iter().map(|_| Verdict::retry("handler panicked")).collect(),
         };
-        let mut malformed = malformed.into_iter().peekable();
+        let mut malformed = malformed.iter().peekable();
         let mut judged = messages.iter().zip(verdicts);
         let mut counts = Tally::default();
         for index in range.clone() {
@@ -424,7 +417,7 @@ impl Stop {
             let verdict = match verdict {
                 Verdict::Retry(reason) if tries < self.settings.retry.max_attempts => {
                     notes.publish(&self.settings.journal, outbox);
-                    return Ok(Judged::Up { to: index, tally: counts, retry: Some(reason) });
+                    return Judged::Up { to: index, tally: counts, retry: Some(reason) };
                 }
                 Verdict::Retry(reason) => Verdict::reject(format!("{reason}; gave up after {tries} attempts")),
                 verdict => verdict,
@@ -432,16 +425,22 @@ impl Stop {
             self.carry_out(index, message, verdict, tries, (outbox, notes), &mut counts);
         }
         notes.publish(&self.settings.journal, outbox);
-        *memory = recycled(messages);
-        Ok(Judged::Up { to: range.end, tally: counts, retry: None })
+        Judged::Up { to: range.end, tally: counts, retry: None }
     }
 
-    /// Has the handler begin what takes a while. Where it panics it will when it is asked, and that is dealt with there.
-    fn prepare(&mut self, messages: &[Message<'_>]) {
+    /// Has the handler begin what takes a while, where it does; whether it does. Where it panics it will when it is asked,
+    /// and that is dealt with there.
+    fn prepare(&mut self, parsed: &mut Parsed) -> bool {
         let handler = &mut self.handler;
-        if handler.prepares() && !messages.is_empty() {
-            let _ = catch_unwind(AssertUnwindSafe(|| handler.prepare(messages)));
+        if !handler.prepares() {
+            return false;
         }
+        parsed.with_dependent_mut(|_, Messages { well_formed: messages, .. }| {
+            if !messages.is_empty() {
+                let _ = catch_unwind(AssertUnwindSafe(|| handler.prepare(messages)));
+            }
+        });
+        true
     }
 
     fn ask(&mut self, messages: &mut [Message<'_>]) -> Answer {
@@ -526,28 +525,9 @@ fn label(reason: Reason) -> Reason {
 /// What one batch leaves to the next: memory.
 #[derive(Default)]
 struct Scratch {
-    tape: Tape,
+    memory: Memory,
     outbox: Outbox,
-    /// Of what is settled.
-    spare: Outbox,
-    /// Empty.
-    messages: Vec<Message<'static>>,
     notes: Notes,
-}
-
-/// Part of a batch that is judged, to be settled.
-struct Settling {
-    batch: Arc<Batch>,
-    inputs: std::ops::Range<usize>,
-    outbox: Outbox,
-    tally: Tally,
-}
-
-/// An empty vector in the memory of another one, whose messages may have been of other batches.
-fn recycled<'a>(mut messages: Vec<Message<'_>>) -> Vec<Message<'a>> {
-    messages.clear();
-    // An iterator over a vector collects in place, whatever the lifetimes
-    messages.into_iter().map(|_| unreachable!("it is empty")).collect()
 }
 
 /// What came of handling a range of a batch.

@@ -116,7 +116,7 @@ impl<H: Handler> Handler for Ahead<H> {
 }
 
 #[test]
-fn a_batch_is_prepared_before_the_one_in_front_is_settled() {
+fn a_batch_is_prepared_before_the_one_in_front_is_handled() {
     let bus = bus_with((0..25).map(message));
     let handler = Ahead::new(&bus, each(|_| Verdict::Forward));
     let calls = handler.calls.clone();
@@ -125,10 +125,10 @@ fn a_batch_is_prepared_before_the_one_in_front_is_settled() {
     assert_eq!(order(&bus, "Next"), (0..25).collect::<Vec<_>>());
     let expected = [
         ("prepare", 0, 0),
-        ("handle", 0, 0),
         ("prepare", 10, 0),
-        ("handle", 10, 10),
+        ("handle", 0, 0),
         ("prepare", 20, 10),
+        ("handle", 10, 10),
         ("handle", 20, 20),
     ];
     assert_eq!(*calls.lock().unwrap(), expected);
@@ -164,7 +164,7 @@ fn a_handler_that_prepares_loses_nothing_and_keeps_the_order() {
 }
 
 #[test]
-fn the_end_settles_what_a_handler_that_prepares_has_judged() {
+fn the_end_settles_what_is_handled_and_leaves_what_is_prepared() {
     let bus = bus_with((0..100).map(message));
     let shutdown = Shutdown::default();
     let asked = shutdown.clone();
