@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_ahead_is_answered_and_so_is_anything_else() {
-        let Some(redis) = RealRedis::start() else { return };
+        let Some(mut redis) = RealRedis::start() else { return };
         redis.command::<()>(&["HSET", "emails", "1", "a@x", "2", "b@x"]);
         for protocol in ["", "?protocol=resp3"] {
             let mut hash = Hash::open(&format!("{}{protocol}", redis.url()), "emails", TIMEOUT).unwrap();
@@ -432,9 +432,11 @@ mod tests {
             assert_eq!(get(&mut hash, &two).unwrap(), found_two);
             assert_eq!(get(&mut hash, &one).unwrap(), found_one);
             assert_eq!(redis.calls("hmget") - before, 3, "none was asked twice");
+            redis.pause(true);
             hash.ask(&keys(&one));
             hash.ask(&keys(&two));
-            redis.command::<u64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            redis.kill();
+            redis.restart();
             assert_eq!(get(&mut hash, &one).unwrap(), found_one);
             assert_eq!(get(&mut hash, &two).unwrap(), found_two, "its answers were lost with the connection");
             hash.ask(&keys(&one));
