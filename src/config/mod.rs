@@ -74,7 +74,8 @@ pub struct Config {
     pub redis: Redis,
     /// A message beyond one of these becomes a dead letter. All are 1 or more.
     pub limits: Limits,
-    /// `max_attempts` is 1 or more, `first` more than zero, `max` no less than it.
+    /// `max_attempts` is 1 or more, `first` more than zero, `max` no less than it. Each stop's section has one of its own,
+    /// in which a key that nobody has set is as here.
     pub retry: Retry,
     pub journal: journal::Options,
     pub log: Log,
@@ -189,6 +190,7 @@ impl Config {
         let variables = environment.into_iter().map(|(name, value)| (name.into(), value.into()));
         let environment: Vec<_> = variables.filter(|(name, _)| environment::is_ours(name)).collect();
         environment::lay(&mut tree, environment.iter().cloned())?;
+        tree.inherit("retry");
         check::numbers(&tree)?;
         let mut config: Self = typed::read(&tree, "")?;
         config.tree = tree;

@@ -26,7 +26,7 @@ use crate::{
     backoff::{Absence, persist, waits},
     bus::{Batch, Bus, BusError, Outbox, Subscription, Topic},
     config::Config,
-    dead_letter::{DeadLetters, now_ms},
+    dead_letter::{DeadLetters, history::History, now_ms},
     drain::Member,
     handler::{Broken, Handler, Verdict},
     journal::{self, Notes, Outcome, What},
@@ -89,8 +89,9 @@ impl From<&Settings> for Settings {
     }
 }
 
-/// How often and how long after one another a message is tried.
+/// How often and how long after one another a message is tried: `[retry]`, or `retry` in the section of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Retry {
     /// Attempts in all, the first one included.
     pub max_attempts: u32,
@@ -131,6 +132,12 @@ impl Stop {
             drain: None,
             on_read: None,
         }
+    }
+
+    /// Tries as often and as far apart as `retry` says, not as the settings do.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.settings.retry = retry;
+        self
     }
 
     /// Ends when the input is used up, here and at all other members of the same drain.
@@ -267,7 +274,7 @@ impl Stop {
         subscription: &mut dyn Subscription,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Option<Settling>> {
-        let (mut from, mut attempt, mut alone_until) = (0, 1, 0);
+        let (mut from, mut tries, mut alone_until) = (0, Tries::default(), 0);
         let mut retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
         let mut absence: Option<Absence> = None;
         while from < batch.len() {
@@ -278,7 +285,7 @@ impl Stop {
                 settled = before.transpose()?;
                 Ok(())
             };
-            let judged = self.judge(batch, from..until, attempt, scratch, prepared)?;
+            let judged = self.judge(batch, from..until, &tries, scratch, prepared)?;
             if let Some(outbox) = settled {
                 scratch.spare = outbox;
             }
@@ -294,7 +301,7 @@ impl Stop {
                     }
                     scratch.spare = self.settle(judged, subscription, shutdown)?;
                     if to > from {
-                        (from, attempt) = (to, 1);
+                        (from, tries) = (to, Tries::default());
                         retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
                     }
                     retry
@@ -315,8 +322,9 @@ impl Stop {
                 }
             };
             if let Some(reason) = judged {
-                debug!(stop = self.letters.stop, attempt, "retry: {reason}");
-                attempt += 1;
+                debug!(stop = self.letters.stop, attempt = tries.attempt, "retry: {reason}");
+                tries.failed.push(self.letters.trouble(&reason, tries.attempt));
+                tries.attempt += 1;
                 alone_until = alone_until.max(from + 1);
                 self.stats.lock().retried += 1;
                 if self.wait(retry_waits.next().unwrap_or_default(), subscription, shutdown)? {
@@ -367,13 +375,13 @@ impl Stop {
         }
     }
 
-    /// Handles `range` of a batch, the first message for the `attempt`-th time, and fills the outbox with what comes of
-    /// it, up to the first message that is to be tried again. Calls `prepared` once the handler has prepared.
+    /// Handles `range` of a batch, the first message after what was tried with it before, and fills the outbox with what
+    /// comes of it, up to the first message that is to be tried again. Calls `prepared` once the handler has prepared.
     fn judge(
         &mut self,
         batch: &Batch,
         range: std::ops::Range<usize>,
-        attempt: u32,
+        first: &Tries,
         scratch: &mut Scratch,
         prepared: impl FnOnce(&Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<Judged> {
@@ -409,7 +417,7 @@ impl Stop {
         };
         let mut malformed = malformed.into_iter().peekable();
         let mut judged = messages.iter().zip(verdicts);
-        let mut counts = Tally::default();
+        let (mut counts, fresh) = (Tally::default(), Tries::default());
         for index in range.clone() {
             if let Some((_, reason)) = malformed.next_if(|(at, _)| *at == index) {
                 counts.read += 1;
@@ -420,13 +428,14 @@ impl Stop {
                 continue;
             }
             let Some((message, verdict)) = judged.next() else { break };
-            let tries = if index == range.start { attempt } else { 1 };
+            let tries = if index == range.start { first } else { &fresh };
+            let attempt = tries.attempt;
             let verdict = match verdict {
-                Verdict::Retry(reason) if tries < self.settings.retry.max_attempts => {
+                Verdict::Retry(reason) if attempt < self.settings.retry.max_attempts => {
                     notes.publish(&self.settings.journal, outbox);
                     return Ok(Judged::Up { to: index, tally: counts, retry: Some(reason) });
                 }
-                Verdict::Retry(reason) => Verdict::reject(format!("{reason}; gave up after {tries} attempts")),
+                Verdict::Retry(reason) => Verdict::reject(format!("{reason}; gave up after {attempt} attempts")),
                 verdict => verdict,
             };
             self.carry_out(index, message, verdict, tries, (outbox, notes), &mut counts);
@@ -469,11 +478,12 @@ impl Stop {
         index: usize,
         message: &Message<'_>,
         verdict: Verdict,
-        attempts: u32,
+        tries: &Tries,
         (outbox, notes): (&mut Outbox, &mut Notes),
         counts: &mut Tally,
     ) {
         counts.read += 1;
+        let attempts = tries.attempt;
         let record = &message.record;
         let mut note = |what: What<'_>| notes.message(&self.settings.journal, &self.letters, index, message, &what);
         let finished = What { outcome: Outcome::Finished, attempts, reason: None, next: None };
@@ -503,7 +513,7 @@ impl Stop {
             }
             Verdict::Reject(reason) | Verdict::Retry(reason) => reason,
         };
-        self.letters.write(outbox, index, record, &reason, attempts);
+        self.letters.write_after(&tries.failed, outbox, index, record, &reason, attempts);
         note(self.rejected(&reason, attempts));
         tally(&mut counts.rejected, label(reason));
     }
@@ -520,6 +530,19 @@ fn label(reason: Reason) -> Reason {
     match reason {
         Reason::Owned(text) => text.split(':').next().unwrap_or_default().trim_end().to_owned().into(),
         fixed => fixed,
+    }
+}
+
+/// How often a message has been tried, with this time.
+struct Tries {
+    attempt: u32,
+    /// What went wrong before.
+    failed: History,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self { attempt: 1, failed: History::default() }
     }
 }
 
