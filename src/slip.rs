@@ -10,6 +10,7 @@
 mod header;
 mod itinerary;
 mod malformed;
+mod revision;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -24,8 +25,12 @@ use crate::{
 };
 use header::Slip;
 pub(crate) use header::{header_text, id_of};
+pub(crate) use itinerary::Copy;
+use itinerary::Departure;
 pub use itinerary::Itinerary;
 pub use malformed::Malformed;
+use revision::Revised;
+pub use revision::Revision;
 pub(crate) use value::{Checked, Parts};
 
 /// What an incoming message may be at most; beyond it is rejected.
@@ -62,6 +67,10 @@ impl Stops {
         self.0.iter()
     }
 
+    fn has(&self, stop: &Topic) -> bool {
+        self.0.binary_search(stop).is_ok()
+    }
+
     /// The stop that the JSON text `json` names.
     fn find(&self, json: &str) -> Option<&Topic> {
         self.0.iter().find(|topic| is_key(json, topic.as_str()))
@@ -77,6 +86,16 @@ pub struct Message<'a> {
     pub payload: Payload<'a>,
     whole: &'a str,
     leg: Leg<'a>,
+    extra: Option<Box<Extra>>,
+}
+
+/// What few messages have.
+#[derive(Clone, Debug, Default)]
+struct Extra {
+    revised: Option<Revised>,
+    /// The routes of its copies.
+    copies: Vec<Itinerary>,
+    remark: Option<String>,
 }
 
 /// How a message goes on.
@@ -85,7 +104,7 @@ enum Leg<'a> {
     /// It does not: it has no slip.
     None,
     OnItsWay(Slip<'a>),
-    Departs(Itinerary, Uuid),
+    Departs(Departure),
 }
 
 impl<'a> Message<'a> {
@@ -120,7 +139,7 @@ impl<'a> Message<'a> {
         });
         let leg = Leg::OnItsWay(Slip::parse(header, limits, stops, before)?);
         let payload = payload.if_object().ok_or(Malformed::PayloadNotObject)?;
-        Ok(Self { record, payload: Payload::of(payload), whole: parts.own.raw(), leg })
+        Ok(Self { record, payload: Payload::of(payload), whole: parts.own.raw(), leg, extra: None })
     }
 
     /// [`Message::parse_untrusted`] of a value that has been checked.
@@ -133,7 +152,7 @@ impl<'a> Message<'a> {
     }
 
     fn bare(record: Record<'a>, parts: &Parts<'a>, payload: Object<'a>) -> Self {
-        Self { record, payload: Payload::of(payload), whole: parts.own.raw(), leg: Leg::None }
+        Self { record, payload: Payload::of(payload), whole: parts.own.raw(), leg: Leg::None, extra: None }
     }
 
     /// The whole value as it arrived.
@@ -147,10 +166,19 @@ impl<'a> Message<'a> {
         id.strip_prefix('"')?.strip_suffix('"')
     }
 
+    /// When its time is up, in milliseconds since the epoch, where its slip says so.
+    pub fn deadline(&self) -> Option<i64> {
+        match &self.leg {
+            Leg::None => None,
+            Leg::OnItsWay(slip) => slip.deadline,
+            Leg::Departs(departure) => departure.deadline,
+        }
+    }
+
     /// The id with which the message sets out from here, where its journey begins here.
     pub(crate) fn departs_with(&self) -> Option<Uuid> {
         match &self.leg {
-            Leg::Departs(_, id) => Some(*id),
+            Leg::Departs(departure) => Some(departure.id),
             _ => None,
         }
     }
@@ -158,42 +186,110 @@ impl<'a> Message<'a> {
     /// The rule that chose its route, where its journey begins here and the slip names one.
     pub(crate) fn rule(&self) -> Option<&str> {
         match &self.leg {
-            Leg::Departs(itinerary, _) => itinerary.rule(),
+            Leg::Departs(departure) => departure.itinerary.rule(),
             _ => None,
         }
     }
 
     /// Begins a journey: the message leaves with a new slip and the id `id`, whatever slip it came with.
     pub fn depart(&mut self, itinerary: &Itinerary, id: Uuid) {
-        self.leg = Leg::Departs(itinerary.clone(), id);
+        self.leg = Leg::Departs(Departure { itinerary: itinerary.clone(), id, deadline: None });
+    }
+
+    /// Gives a journey that begins here, and its copies, a time at which it is up, in milliseconds since the epoch: a stop
+    /// that meets the message later makes it a dead letter. Elsewhere it does nothing.
+    pub fn expire(&mut self, deadline: i64) {
+        if let Leg::Departs(departure) = &mut self.leg {
+            departure.deadline = Some(deadline);
+        }
+    }
+
+    /// Sends a copy along a route of its own as well, where a journey begins here; elsewhere it does nothing. The copy has
+    /// the payload of the message as it leaves, an id of its own (the same for the same id of the message and number of the
+    /// copy) and the id of the message as its `parent`.
+    pub fn send_copy(&mut self, itinerary: &Itinerary) {
+        self.extra().copies.push(itinerary.clone());
+    }
+
+    /// The copies that leave with the message.
+    pub(crate) fn copies(&self) -> Vec<Copy<'_>> {
+        match (&self.extra, &self.leg) {
+            (Some(extra), Leg::Departs(departure)) => {
+                let copy = |(number, itinerary)| Copy::new(departure, itinerary, number);
+                extra.copies.iter().enumerate().map(copy).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Revises what is ahead of the message. Revisions at one stop add up, and count where its verdict is to forward it.
+    ///
+    /// Where the new route names a stop that the configuration does not know, or is longer than `limits.hops`, with what
+    /// lies behind, the message is rejected in place of the verdict; so is one that has no slip, or gets it here.
+    ///
+    /// The slip keeps each revision, in `revisions`: which stop did what, at which hop.
+    pub fn revise(&mut self, revision: Revision) {
+        self.extra().revised.get_or_insert_default().add(revision);
+    }
+
+    /// Why a revised route cannot be taken.
+    pub(crate) fn refused_revision(&self, limits: &Limits, stops: &Stops) -> Option<String> {
+        let revised = self.revised()?;
+        match &self.leg {
+            Leg::OnItsWay(slip) => revised.refused(slip, limits, stops),
+            _ => Some("revised without a slip to revise".into()),
+        }
+    }
+
+    fn revised(&self) -> Option<&Revised> {
+        self.extra.as_ref()?.revised.as_ref()
+    }
+
+    /// Says something of the message that the journal is to tell of this hop, whatever becomes of it. It is told to
+    /// everybody who may read the journal, and cut where it is long.
+    pub fn remark(&mut self, text: impl Into<String>) {
+        self.extra().remark = Some(text.into());
+    }
+
+    pub(crate) fn remarked(&self) -> Option<&str> {
+        self.extra.as_ref()?.remark.as_deref()
+    }
+
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
     }
 
     /// The topic of the next stop; `None` at the end of the journey.
     pub fn next_stop(&self) -> Option<&Topic> {
-        match &self.leg {
+        let next = match &self.leg {
             Leg::None => None,
             Leg::OnItsWay(slip) => slip.next,
-            Leg::Departs(itinerary, _) => itinerary.stops.first(),
+            Leg::Departs(departure) => departure.itinerary.stops.first(),
+        };
+        match self.revised() {
+            None => next,
+            Some(revised) => revised.next(next),
         }
     }
 
     /// Appends the value for the next stop: the slip advanced by one, the payload as it is now.
     pub fn write_next(&self, out: &mut Vec<u8>) {
+        self.write_next_from("", out);
+    }
+
+    /// [`Message::write_next`] at the stop called `stop`, which the slip names where that one has revised it.
+    pub(crate) fn write_next_from(&self, stop: &str, out: &mut Vec<u8>) {
         let slip = match &self.leg {
             Leg::None => return self.payload.write(out),
             Leg::OnItsWay(slip) => slip,
-            Leg::Departs(itinerary, id) => {
-                itinerary.write_departed(*id, out);
-                self.payload.write(out);
-                return out.push(b'}');
-            }
+            Leg::Departs(departure) => return self.write_departed(departure, out),
         };
         let header = (offset(self.whole, slip.header), slip.header.len());
         let payload = (offset(self.whole, self.payload.raw()), self.payload.raw().len());
         let copy = |out: &mut Vec<u8>, from, to| out.extend_from_slice(&self.whole.as_bytes()[from..to]);
         if header.0 < payload.0 {
             copy(out, 0, header.0);
-            slip.write_advanced(out);
+            self.write_header(slip, stop, out);
             copy(out, header.0 + header.1, payload.0);
             self.payload.write(out);
             copy(out, payload.0 + payload.1, self.whole.len());
@@ -201,8 +297,28 @@ impl<'a> Message<'a> {
             copy(out, 0, payload.0);
             self.payload.write(out);
             copy(out, payload.0 + payload.1, header.0);
-            slip.write_advanced(out);
+            self.write_header(slip, stop, out);
             copy(out, header.0 + header.1, self.whole.len());
         }
+    }
+
+    fn write_header(&self, slip: &Slip<'_>, stop: &str, out: &mut Vec<u8>) {
+        match self.revised() {
+            None => slip.write_advanced(out),
+            Some(revised) => slip.write_with(&revised.fields(slip, stop), out),
+        }
+    }
+
+    fn write_departed(&self, departure: &Departure, out: &mut Vec<u8>) {
+        departure.write(out);
+        self.payload.write(out);
+        out.push(b'}');
+    }
+
+    /// Appends the value of a copy for its first stop.
+    pub(crate) fn write_copy(&self, copy: &Copy<'_>, out: &mut Vec<u8>) {
+        copy.write(out);
+        self.payload.write(out);
+        out.push(b'}');
     }
 }

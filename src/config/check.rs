@@ -272,8 +272,7 @@ pub(super) fn stops(config: &Config, key: &str, route: &[Topic]) -> Result<(), M
     if route.len() > hops {
         return wrong(format!("names {} stops, more than limits.hops allows, {hops}", route.len()));
     }
-    let mut stops = config.stop_topics();
-    stops.retain(|stop| *stop != own);
+    let stops = config.slip_topics();
     for topic in route {
         if *topic == own {
             return wrong(format!("names \"{topic}\", which the busdriver reads: the journey would never end"));

@@ -61,7 +61,7 @@ pub const DEFAULTS: &str = include_str!("../../config/metrobus.toml");
 #[derive(Clone, Deserialize)]
 pub struct Config {
     pub bus: BusKind,
-    /// Further topics that a slip may name; see [`Config::stop_topics`].
+    /// Further topics that a slip may name; see [`Config::slip_topics`].
     pub stops: Vec<Topic>,
     /// Takes the dead letters.
     pub error_topic: Topic,
@@ -237,7 +237,7 @@ impl Config {
         Self::load(file, self.environment.iter().cloned())
     }
 
-    /// The topics that a slip may name: those that the stops read, in the order of their sections, then `stops`.
+    /// The topics that stops read, in the order of their sections, then `stops`.
     pub fn stop_topics(&self) -> Vec<Topic> {
         let mut topics = Vec::new();
         let read = check::stop_sections(&self.tree).filter_map(|(_, topic)| Topic::new(topic).ok());
@@ -247,6 +247,13 @@ impl Config {
             }
         }
         topics
+    }
+
+    /// The topics that a slip may name: [`Config::stop_topics`] without what the busdriver reads, where the journey would
+    /// begin anew.
+    pub fn slip_topics(&self) -> Vec<Topic> {
+        let beginning = check::stop_sections(&self.tree).find(|(stop, _)| *stop == "busdriver").map(|(_, topic)| topic);
+        self.stop_topics().into_iter().filter(|topic| Some(topic.as_str()) != beginning).collect()
     }
 
     /// The sections of stops by name, and the topic that each reads.

@@ -17,7 +17,7 @@ use crate::{
         history::{History, Trouble},
         now_ms,
     },
-    terminal::{drawn, plain},
+    terminal::{drawn, moment, plain},
 };
 
 pub const ROLE: Role = Role {
@@ -167,18 +167,7 @@ fn table<'a>(letters: impl Iterator<Item = &'a Letter>) -> String {
 }
 
 fn rejected(letter: &Letter) -> String {
-    moment(letter.time)
-}
-
-/// A time in milliseconds since the epoch, as people write it.
-fn moment(time: Option<i64>) -> String {
-    let time = time.and_then(|time| u64::try_from(time).ok()).and_then(|time| {
-        let time = std::time::UNIX_EPOCH.checked_add(Duration::from_millis(time))?;
-        // Beyond the year 9999 it has no such form, and a header may say anything
-        (time < std::time::UNIX_EPOCH + Duration::from_secs(253_402_300_800))
-            .then(|| humantime::format_rfc3339_millis(time).to_string())
-    });
-    time.unwrap_or_else(|| "-".to_owned())
+    letter.time.map_or_else(|| "-".to_owned(), moment)
 }
 
 fn object(letter: &Letter) -> Value {
@@ -252,7 +241,7 @@ fn history(record: &Record<'_>) -> String {
     let (first, left_out, last) = history.parts();
     let line = |trouble: &Trouble| {
         let Trouble { time, stop, attempt, reason } = trouble;
-        format!("{}  {}, attempt {attempt}: {}", moment(Some(*time)), plain(stop), plain(reason))
+        format!("{}  {}, attempt {attempt}: {}", moment(*time), plain(stop), plain(reason))
     };
     let mut lines: Vec<_> = first.map(line).collect();
     if left_out > 0 {

@@ -2,20 +2,25 @@
 
 use std::borrow::Cow;
 
+use serde_json::value::RawValue;
+
 use super::{Limits, Malformed, Stops};
 use crate::{
     bus::Topic,
     json::{Object, elements, offset, text},
+    payload::Payload,
 };
 
 /// The parts of a header that a hop changes, as slices of the whole value.
 #[derive(Clone, Debug)]
 pub(super) struct Slip<'a> {
     pub header: &'a str,
-    route: List<'a>,
+    pub route: List<'a>,
     pub next: Option<&'a Topic>,
-    history: Option<List<'a>>,
+    pub history: Option<List<'a>>,
     pub id: Option<&'a str>,
+    /// Milliseconds since the epoch.
+    pub deadline: Option<i64>,
 }
 
 fn broken(reason: &str) -> Malformed {
@@ -30,12 +35,13 @@ impl<'a> Slip<'a> {
         before: Option<&Self>,
     ) -> Result<Self, Malformed> {
         let header = header.if_object().ok_or_else(|| broken("header is not an object"))?;
-        let (mut route, mut history, mut id, mut twice) = (None, None, None, None);
+        let (mut route, mut history, mut id, mut deadline, mut twice) = (None, None, None, None, None);
         header.each(|key, value| {
             let (name, field) = match key {
                 _ if key.is("route") => ("route", &mut route),
                 _ if key.is("historical_route") => ("historical_route", &mut history),
                 _ if key.is("id") => ("id", &mut id),
+                _ if key.is("deadline") => ("deadline", &mut deadline),
                 _ => return,
             };
             if field.replace(value).is_some() {
@@ -46,6 +52,8 @@ impl<'a> Slip<'a> {
             return Err(Malformed::Slip(format!("{name} occurs twice")));
         }
         let route = route.ok_or_else(|| broken("route is missing"))?;
+        let deadline = deadline.map(|text| text.parse().map_err(|_| broken("deadline is no time in milliseconds")));
+        let deadline = deadline.transpose()?;
         if let Some(before) = before
             && before.route.raw == route
             && before.history.as_ref().map(|history| history.raw) == history
@@ -56,6 +64,7 @@ impl<'a> Slip<'a> {
                 route: List { raw: route, ..before.route },
                 history,
                 id,
+                deadline,
                 ..*before
             });
         }
@@ -75,7 +84,23 @@ impl<'a> Slip<'a> {
         if let Some(stop) = unknown {
             return Err(Malformed::UnknownStop(text(stop).unwrap_or_default().chars().take(100).collect()));
         }
-        Ok(Self { header: header.raw(), route, next, history, id })
+        Ok(Self { header: header.raw(), route, next, history, id, deadline })
+    }
+
+    /// How many stops it has called at, the one where it is included.
+    pub fn travelled(&self) -> usize {
+        self.history.as_ref().map_or(0, |history| history.length)
+    }
+
+    /// Appends the header with `fields`, whose values are JSON.
+    pub fn write_with(&self, fields: &[(&str, String)], out: &mut Vec<u8>) {
+        let mut header = Payload::of(Object::new(self.header));
+        for (name, value) in fields {
+            let Ok(value) = RawValue::from_string(value.clone()) else { continue };
+            // Nothing that is JSON fails to be written as JSON
+            let _ = header.set(name, &value);
+        }
+        header.write(out);
     }
 
     /// Appends the header, its route shorter and its history longer by one stop.
@@ -128,13 +153,13 @@ pub(crate) fn header_text(value: &[u8], name: &str) -> Option<String> {
 
 /// A JSON list of text, as it is spelt.
 #[derive(Clone, Debug)]
-struct List<'a> {
-    raw: &'a str,
-    length: usize,
+pub(super) struct List<'a> {
+    pub raw: &'a str,
+    pub length: usize,
     /// Its last element, here or in another list that is spelt the same.
-    last: Option<&'a str>,
+    pub last: Option<&'a str>,
     /// Where the element before the last ends in `raw`, in bytes.
-    before_last: usize,
+    pub before_last: usize,
 }
 
 impl<'a> List<'a> {

@@ -1,5 +1,6 @@
 //! The header with which a journey begins.
 
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::bus::Topic;
@@ -46,10 +47,79 @@ impl Itinerary {
         self.header[start..].split('"').next()
     }
 
-    pub(super) fn write_departed(&self, id: Uuid, out: &mut Vec<u8>) {
+    /// Appends the value up to its payload.
+    fn write(&self, id: Uuid, parent: Option<Uuid>, deadline: Option<i64>, out: &mut Vec<u8>) {
         out.extend_from_slice(self.header.as_bytes());
-        let mut buffer = Uuid::encode_buffer();
-        out.extend_from_slice(id.hyphenated().encode_lower(&mut buffer).as_bytes());
-        out.extend_from_slice(b"\"},\"payload\":");
+        write_id(id, out);
+        out.push(b'"');
+        if let Some(parent) = parent {
+            out.extend_from_slice(b",\"parent\":\"");
+            write_id(parent, out);
+            out.push(b'"');
+        }
+        if let Some(deadline) = deadline {
+            out.extend_from_slice(format!(",\"deadline\":{deadline}").as_bytes());
+        }
+        out.extend_from_slice(b"},\"payload\":");
     }
+}
+
+fn write_id(id: Uuid, out: &mut Vec<u8>) {
+    let mut buffer = Uuid::encode_buffer();
+    out.extend_from_slice(id.hyphenated().encode_lower(&mut buffer).as_bytes());
+}
+
+/// The beginning of a journey.
+#[derive(Clone, Debug)]
+pub(super) struct Departure {
+    pub itinerary: Itinerary,
+    pub id: Uuid,
+    /// Milliseconds since the epoch.
+    pub deadline: Option<i64>,
+}
+
+impl Departure {
+    /// Appends the value up to its payload.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        self.itinerary.write(self.id, None, self.deadline, out);
+    }
+}
+
+/// A copy of a message, on a route of its own.
+pub(crate) struct Copy<'a> {
+    pub id: Uuid,
+    /// The id of the message that it is a copy of.
+    pub parent: Uuid,
+    itinerary: &'a Itinerary,
+    deadline: Option<i64>,
+}
+
+impl<'a> Copy<'a> {
+    /// The copy of that number, from 0.
+    pub(super) fn new(parent: &Departure, itinerary: &'a Itinerary, number: usize) -> Self {
+        Self { id: copy_id(parent.id, number), parent: parent.id, itinerary, deadline: parent.deadline }
+    }
+
+    /// Its first stop.
+    pub fn next_stop(&self) -> Option<&'a Topic> {
+        self.itinerary.stops.first()
+    }
+
+    /// Appends the value up to its payload.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        self.itinerary.write(self.id, Some(self.parent), self.deadline, out);
+    }
+}
+
+/// The id of the copy of that number: the same each time, and of the same time as its parent's, so that ids of one time
+/// lie together. The rest is SHA-256 over both, but for the variant.
+fn copy_id(parent: Uuid, number: usize) -> Uuid {
+    let mut digest = Sha256::new();
+    digest.update(parent.as_bytes());
+    digest.update((number as u64).to_le_bytes());
+    let digest = digest.finalize();
+    let mut bytes = parent.into_bytes();
+    bytes[8..].copy_from_slice(&digest[..8]);
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Uuid::from_bytes(bytes)
 }

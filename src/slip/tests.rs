@@ -150,6 +150,123 @@ fn a_slip_that_names_its_rule_tells_it_where_it_sets_out() {
     }
 }
 
+fn topics(names: &[&str]) -> Vec<Topic> {
+    names.iter().map(|name| topic(name)).collect()
+}
+
+/// The header of a message after a stop has revised it and sent it on.
+fn revised(value: &str, revisions: impl IntoIterator<Item = Revision>) -> (Option<String>, Value) {
+    let mut message = parse(value).unwrap();
+    revisions.into_iter().for_each(|revision| message.revise(revision));
+    assert_eq!(message.refused_revision(&Limits::default(), stops()), None);
+    let mut out = Vec::new();
+    message.write_next_from("tester", &mut out);
+    let next = message.next_stop().map(Topic::to_string);
+    (next, serde_json::from_slice::<Value>(&out).unwrap()["header"].clone())
+}
+
+const AHEAD: &str = r#"{"header":{"route":["Log","WhiteList"],"original_route":["Log","WhiteList","AddEmail"],"historical_route":["AddEmail"],"x":2.50},"payload":{}}"#;
+
+#[test]
+fn what_is_ahead_can_be_revised_and_what_is_behind_stays() {
+    let kept = |what: &str, stops: Value| json!([{"stop": "tester", "hop": 1, what: stops}]);
+    let (next, header) = revised(AHEAD, [Revision::Insert(topics(&["Log", "AddEmail"]))]);
+    assert_eq!(next.as_deref(), Some("Log"));
+    assert_eq!(header["route"], json!(["Log", "WhiteList", "AddEmail"]));
+    assert_eq!(header["historical_route"], json!(["AddEmail", "Log"]));
+    assert_eq!(header["original_route"], json!(["Log", "WhiteList", "AddEmail"]));
+    assert_eq!((&header["revisions"], &header["x"]), (&kept("insert", json!(["AddEmail", "Log"])), &json!(2.5)));
+
+    let (next, header) = revised(AHEAD, [Revision::Replace(topics(&["AddEmail", "Log"]))]);
+    assert_eq!((next.as_deref(), &header["route"]), (Some("AddEmail"), &json!(["Log"])));
+    assert_eq!(header["revisions"], kept("replace", json!(["Log", "AddEmail"])));
+
+    // One after another, and no more than that
+    let both = [Revision::End, Revision::Insert(topics(&["Log"]))];
+    let (next, header) = revised(AHEAD, both);
+    assert_eq!((next.as_deref(), &header["route"]), (Some("Log"), &json!([])));
+    let (first, second) = (&header["revisions"][0]["replace"], &header["revisions"][1]["insert"]);
+    assert_eq!((first, second), (&json!([]), &json!(["Log"])));
+    assert_eq!(revised(AHEAD, [Revision::Insert(Vec::new())]).1["route"], json!(["Log"]));
+    assert_eq!(revised(AHEAD, [Revision::End]).0, None);
+
+    let (_, header) =
+        revised(r#"{"header":{"route":[],"revisions":[1]},"payload":{}}"#, [Revision::Insert(topics(&["Log"]))]);
+    assert_eq!(header["historical_route"], json!(["Log"]));
+    assert_eq!(header["revisions"][1], json!({"stop": "tester", "hop": 0, "insert": ["Log"]}));
+}
+
+#[test]
+fn a_revised_route_keeps_to_the_configuration() {
+    let refused = |value: &str, hops: usize, revision: Revision| {
+        let mut message = parse(value).unwrap();
+        message.revise(revision);
+        message.refused_revision(&Limits { hops, ..Limits::default() }, stops())
+    };
+    let insert = |names: &[&str]| Revision::Insert(topics(names));
+    assert_eq!(refused(AHEAD, 4, insert(&["Log"])), None);
+    assert_eq!(
+        refused(AHEAD, 4, insert(&["Log", "Log"])).as_deref(),
+        Some("revised to too long a route: 5 hops, more than limits.hops = 4")
+    );
+    assert_eq!(refused(AHEAD, 3, Revision::Replace(topics(&["Log", "Log"]))), None);
+    assert_eq!(
+        refused(AHEAD, 9, insert(&["Log", "Source"])).as_deref(),
+        Some("revised to an unknown stop: no stop here reads Source and `stops` does not list it")
+    );
+    assert_eq!(refused(r#"{"a":1}"#, 9, Revision::End).as_deref(), Some("revised without a slip to revise"));
+    let odd = r#"{"header":{"route":[],"revisions":{}},"payload":{}}"#;
+    assert_eq!(refused(odd, 9, insert(&["Log"])).as_deref(), Some("revised a slip whose `revisions` is not a list"));
+}
+
+#[test]
+fn a_deadline_is_a_time_or_the_slip_is_broken() {
+    let deadline = |json: &str| {
+        let value = format!(r#"{{"header":{{"route":[],"deadline":{json}}},"payload":{{}}}}"#);
+        parse_scanned(&value, &mut Tape::default()).map(|message| message.deadline())
+    };
+    assert_eq!(deadline("1763739000000"), Ok(Some(1_763_739_000_000)));
+    assert_eq!(deadline("-1"), Ok(Some(-1)));
+    for odd in ["\"x\"", "1.5", "1e3", "null", "[]", "99999999999999999999"] {
+        let expected = Malformed::Slip("deadline is no time in milliseconds".into());
+        assert_eq!(deadline(odd), Err(expected), "{odd}");
+    }
+}
+
+#[test]
+fn a_copy_has_an_id_of_its_own_and_its_parents() {
+    let itinerary = Itinerary::new(&topics(&["AddEmail", "Log"]));
+    let id = Uuid::now_v7();
+    let sent = || {
+        let mut message = Message::parse_untrusted(record(Some(br#"{"a":1.0}"#)), &Limits::default()).unwrap();
+        message.depart(&itinerary, id);
+        message.expire(17);
+        message.send_copy(&Itinerary::new(&topics(&["Log"])));
+        message.send_copy(&Itinerary::new(&topics(&["WhiteList", "Log"])));
+        message.payload.set("b", &2).unwrap();
+        let write = |copy: &Copy<'_>| {
+            let mut out = Vec::new();
+            message.write_copy(copy, &mut out);
+            (copy.id, copy.next_stop().unwrap().to_string(), String::from_utf8(out).unwrap())
+        };
+        message.copies().iter().map(write).collect::<Vec<_>>()
+    };
+    let copies = sent();
+    assert_eq!(copies, sent(), "the same each time");
+    assert_eq!(copies.len(), 2);
+    let ids: std::collections::BTreeSet<_> = copies.iter().map(|(id, ..)| *id).chain([id]).collect();
+    assert_eq!(ids.len(), 3);
+    let (first, next, value) = &copies[0];
+    assert_eq!((&first.as_bytes()[..8], first.get_version_num()), (&id.as_bytes()[..8], 7), "of the same time");
+    assert_eq!(next, "Log");
+    let expected = format!(
+        r#"{{"header":{{"route":[],"original_route":["Log"],"historical_route":["Log"],"id":"{first}","parent":"{id}","deadline":17}},"payload":{{"a":1.0,"b":2}}}}"#
+    );
+    assert_eq!(*value, expected);
+    assert_eq!(parse(value).unwrap().deadline(), Some(17));
+    assert!(parse(r#"{"a":1}"#).unwrap().copies().is_empty());
+}
+
 proptest! {
     #[test]
     fn original_route_is_route_then_history_reversed(
@@ -177,6 +294,79 @@ proptest! {
         history.reverse();
         whole.extend(history);
         prop_assert_eq!(list("original_route"), whole);
+    }
+
+    #[test]
+    fn what_a_slip_keeps_of_its_revisions_explains_its_route(
+        route in proptest::collection::vec(prop_oneof!["AddEmail", "WhiteList", "Log"], 1..6),
+        revisions in proptest::collection::vec((0..4_u8, proptest::collection::vec(prop_oneof!["AddEmail", "Log"], 0..4)), 0..8),
+        hops in 1..20_usize,
+    ) {
+        let route: Vec<_> = route.iter().map(|stop| topic(stop)).collect();
+        let mut first = Message::parse_untrusted(record(Some(b"{}")), &Limits::default()).unwrap();
+        first.depart(&Itinerary::new(&route), Uuid::nil());
+        let mut value = Vec::new();
+        first.write_next(&mut value);
+        // What is ahead, by the rules of the game alone
+        let (mut ahead, mut travelled): (Vec<_>, _) = (route[1..].to_vec(), vec![route[0].clone()]);
+        let mut revisions = revisions.into_iter();
+        let limits = Limits { hops, ..Limits::default() };
+        for _ in 0..10 {
+            let Ok(mut message) = Message::parse(record(Some(&value)), &limits, stops()) else {
+                prop_assert!(travelled.len() + ahead.len() > hops);
+                break;
+            };
+            prop_assert!(travelled.len() + ahead.len() <= hops);
+            if let Some((kind, names)) = revisions.next() {
+                let names: Vec<_> = names.iter().map(|name| topic(name)).collect();
+                match kind {
+                    0 => {
+                        ahead.splice(0..0, names.clone());
+                        message.revise(Revision::Insert(names));
+                    }
+                    1 => {
+                        ahead = names.clone();
+                        message.revise(Revision::Replace(names));
+                    }
+                    2 => {
+                        ahead.clear();
+                        message.revise(Revision::End);
+                    }
+                    _ => {}
+                }
+            }
+            let refused = message.refused_revision(&limits, stops());
+            prop_assert_eq!(refused.is_some(), travelled.len() + ahead.len() > hops);
+            if refused.is_some() {
+                break;
+            }
+            prop_assert_eq!(message.next_stop(), ahead.first());
+            let Some(_) = message.next_stop() else { break };
+            let mut out = Vec::new();
+            message.write_next_from("tester", &mut out);
+            travelled.push(ahead.remove(0));
+            value = out;
+
+            let header = serde_json::from_slice::<Value>(&value).unwrap()["header"].clone();
+            let stack = |stops: &[Topic]| json!(stops.iter().rev().map(Topic::as_str).collect::<Vec<_>>());
+            prop_assert_eq!(&header["route"], &stack(&ahead));
+            prop_assert_eq!(&header["original_route"], &stack(&route));
+            prop_assert_eq!(&header["historical_route"], &json!(travelled.iter().map(Topic::as_str).collect::<Vec<_>>()));
+            // And by the original route and what the slip tells of its revisions
+            let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+            let (mut told, mut calls) = (list(&header["original_route"]), Vec::new());
+            let mut kept = list(&header["revisions"]).into_iter().peekable();
+            for hop in 1..=travelled.len() {
+                calls.extend(told.pop());
+                while let Some(revision) = kept.next_if(|revision| revision["hop"] == hop) {
+                    match revision.get("insert") {
+                        Some(stops) => told.extend(list(stops)),
+                        None => told = list(&revision["replace"]),
+                    }
+                }
+            }
+            prop_assert_eq!((json!(told), json!(calls)), (header["route"].clone(), header["historical_route"].clone()));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! What can go wrong on the way, and what then happens:
 //! - a record is no message, or its handler rejects it: dead letter, in the settle of its batch;
+//! - the deadline of a message has passed: dead letter, and its handler does not see it;
 //! - a handler asks for a retry, or panics: what is before that message is settled, then it alone is handled again
 //!   after a back-off, with everything behind it waiting, so that the order holds; after `max_attempts` a dead letter;
 //! - what a handler needs is away, or the bus is: the stop waits, says so, and goes on where it was;
@@ -32,8 +33,9 @@ use crate::{
     journal::{self, Notes, Outcome, What},
     json::scan::Tape,
     shutdown::Shutdown,
-    slip::{Checked, Limits, Message, Parts, Stops},
+    slip::{Checked, Limits, Malformed, Message, Parts, Stops},
     stats::{Reason, SharedStats, Tally, tally},
+    terminal::moment,
 };
 
 mod report;
@@ -48,6 +50,10 @@ const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 /// While a stop waits for something else, it tells the bus that often that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Outputs of one settle, and bytes of them that are copies: what is more waits for the next one.
+const MOST_OUTPUTS: usize = 100_000;
+const MOST_COPIED: usize = 64 << 20;
 
 /// What all stops of a process have in common.
 #[derive(Clone, Debug)]
@@ -74,7 +80,7 @@ impl From<&Config> for Settings {
             batch: config.batch,
             limits: config.limits,
             retry: config.retry,
-            stops: Arc::new(Stops::new(config.stop_topics())),
+            stops: Arc::new(Stops::new(config.slip_topics())),
             error_topic: config.error_topic.clone(),
             journal: Arc::new(config.journal.clone()),
             shutdown_timeout: config.shutdown_timeout,
@@ -391,7 +397,7 @@ impl Stop {
         outbox.clear();
         let checked: Vec<_> = range.clone().map(|index| Checked::new(batch.get(index).value, &limits, tape)).collect();
         let mut messages = recycled(std::mem::take(memory));
-        let mut malformed = Vec::new();
+        let (mut refused, mut now) = (Vec::new(), None);
         for (index, checked) in range.clone().zip(checked) {
             let message = checked.and_then(|checked| {
                 let (record, parts) = (batch.get(index), Parts::new(&checked, Some(tape))?);
@@ -401,8 +407,11 @@ impl Stop {
                 }
             });
             match message {
+                Ok(message) if message.deadline().is_some_and(|end| end < *now.get_or_insert_with(now_ms)) => {
+                    refused.push((index, Refused::Late(message)));
+                }
                 Ok(message) => messages.push(message),
-                Err(reason) => malformed.push((index, reason)),
+                Err(reason) => refused.push((index, Refused::Malformed(reason))),
             }
         }
         self.prepare(&messages);
@@ -415,20 +424,29 @@ impl Stop {
             Answer::Panicked if messages.len() > 1 => return Ok(Judged::Panicked),
             Answer::Panicked => messages.iter().map(|_| Verdict::retry("handler panicked")).collect(),
         };
-        let mut malformed = malformed.into_iter().peekable();
+        let mut refused = refused.into_iter().peekable();
         let mut judged = messages.iter().zip(verdicts);
         let (mut counts, fresh) = (Tally::default(), Tries::default());
         for index in range.clone() {
-            if let Some((_, reason)) = malformed.next_if(|(at, _)| *at == index) {
-                counts.read += 1;
-                let (record, text) = (batch.get(index), reason.to_string());
-                self.letters.write(outbox, index, &record, &text, 1);
-                notes.record(&self.settings.journal, &self.letters, index, &record, &self.rejected(&text, 1));
-                tally(&mut counts.rejected, reason.kind().into());
-                continue;
+            let tries = if index == range.start { first } else { &fresh };
+            match refused.next_if(|(at, _)| *at == index) {
+                Some((_, Refused::Malformed(reason))) => {
+                    counts.read += 1;
+                    let (record, text) = (batch.get(index), reason.to_string());
+                    self.letters.write(outbox, index, &record, &text, 1);
+                    notes.record(&self.settings.journal, &self.letters, index, &record, &self.rejected(&text, 1));
+                    tally(&mut counts.rejected, reason.kind().into());
+                    continue;
+                }
+                Some((_, Refused::Late(message))) => {
+                    let reason = late(message.deadline().unwrap_or_default());
+                    let tries = &tries.had();
+                    self.carry_out(index, &message, Verdict::reject(reason), tries, (outbox, notes), &mut counts);
+                    continue;
+                }
+                None => {}
             }
             let Some((message, verdict)) = judged.next() else { break };
-            let tries = if index == range.start { first } else { &fresh };
             let attempt = tries.attempt;
             let verdict = match verdict {
                 Verdict::Retry(reason) if attempt < self.settings.retry.max_attempts => {
@@ -439,6 +457,11 @@ impl Stop {
                 verdict => verdict,
             };
             self.carry_out(index, message, verdict, tries, (outbox, notes), &mut counts);
+            if counts.copied_bytes > MOST_COPIED || outbox.len() > MOST_OUTPUTS {
+                // Messages that are sent many times over are settled a few at a time
+                notes.publish(&self.settings.journal, outbox);
+                return Ok(Judged::Up { to: index + 1, tally: counts, retry: None });
+            }
         }
         notes.publish(&self.settings.journal, outbox);
         *memory = recycled(messages);
@@ -496,26 +519,56 @@ impl Stop {
                 note(finished);
                 return counts.finished.push(record.timestamp);
             }
-            Verdict::Forward => {
-                let Some(next) = message.next_stop() else {
+            Verdict::Forward => match self.forward(index, message, outbox, counts) {
+                Ok(None) => {
                     note(finished);
                     return counts.finished.push(record.timestamp);
-                };
-                let bytes = outbox.forward(index, next, |out| message.write_next(out));
-                let limit = self.settings.limits.message_bytes;
-                if bytes <= limit {
+                }
+                Ok(Some(next)) => {
                     note(What { outcome: Outcome::Forwarded, attempts, reason: None, next: Some(next.as_str()) });
+                    for copy in message.copies() {
+                        notes.copy(&self.settings.journal, &self.letters, index, message, &copy);
+                    }
                     counts.forwarded += 1;
                     return;
                 }
-                outbox.pop();
-                format!("output is longer than limits.message_bytes = {limit}: {bytes} bytes").into()
-            }
+                Err(reason) => reason.into(),
+            },
             Verdict::Reject(reason) | Verdict::Retry(reason) => reason,
         };
         self.letters.write_after(&tries.failed, outbox, index, record, &reason, attempts);
         note(self.rejected(&reason, attempts));
         tally(&mut counts.rejected, label(reason));
+    }
+
+    /// Sends a message on to its next stop, and its copies to theirs. Gives where it goes, if anywhere, or why it cannot.
+    fn forward<'m>(
+        &self,
+        index: usize,
+        message: &'m Message<'_>,
+        outbox: &mut Outbox,
+        counts: &mut Tally,
+    ) -> Result<Option<&'m Topic>, String> {
+        let Settings { limits, stops, .. } = &self.settings;
+        if let Some(reason) = message.refused_revision(limits, stops) {
+            return Err(reason);
+        }
+        let Some(next) = message.next_stop() else { return Ok(None) };
+        let mut longest = outbox.forward(index, next, |out| message.write_next_from(&self.letters.stop, out));
+        let (mut sent, mut copied) = (1, 0);
+        for copy in message.copies() {
+            let Some(next) = copy.next_stop() else { continue };
+            let bytes = outbox.forward(index, next, |out| message.write_copy(&copy, out));
+            (longest, sent, copied) = (longest.max(bytes), sent + 1, copied + bytes);
+        }
+        let limit = limits.message_bytes;
+        if longest > limit {
+            (0..sent).for_each(|_| outbox.pop());
+            return Err(format!("output is longer than limits.message_bytes = {limit}: {longest} bytes"));
+        }
+        counts.copied += sent - 1;
+        counts.copied_bytes += copied;
+        Ok(Some(next))
     }
 
     fn rejected<'a>(&'a self, reason: &'a str, attempts: u32) -> What<'a> {
@@ -533,11 +586,29 @@ fn label(reason: Reason) -> Reason {
     }
 }
 
+/// What no handler is asked about.
+enum Refused<'a> {
+    Malformed(Malformed),
+    /// Its deadline has passed.
+    Late(Message<'a>),
+}
+
+fn late(deadline: i64) -> String {
+    format!("its deadline has passed: {}", moment(deadline))
+}
+
 /// How often a message has been tried, with this time.
 struct Tries {
     attempt: u32,
     /// What went wrong before.
     failed: History,
+}
+
+impl Tries {
+    /// The same without this time: it is not tried again.
+    fn had(&self) -> Self {
+        Self { attempt: (self.attempt - 1).max(1), failed: self.failed.clone() }
+    }
 }
 
 impl Default for Tries {
