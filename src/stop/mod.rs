@@ -34,7 +34,7 @@ use crate::{
     json::scan::Tape,
     shutdown::Shutdown,
     slip::{Checked, Limits, Malformed, Message, Parts, Stops},
-    stats::{Reason, SharedStats, Tally, tally},
+    stats::{Reason, SharedStats, Stats, Tally, tally},
     terminal::moment,
 };
 
@@ -191,8 +191,8 @@ impl Stop {
         let stats = self.stats.snapshot();
         let sum = |counts: &std::collections::BTreeMap<String, u64>| counts.values().sum::<u64>();
         let (dropped, rejected) = (sum(&stats.dropped), sum(&stats.rejected));
-        let (read, forwarded, finished) = (stats.read, stats.forwarded, stats.finished);
-        info!(stop = name, read, forwarded, finished, dropped, rejected, "ended");
+        let Stats { read, forwarded, copied, finished, .. } = stats;
+        info!(stop = name, read, forwarded, copied, finished, dropped, rejected, "ended");
         Ok(())
     }
 

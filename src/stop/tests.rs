@@ -17,6 +17,8 @@ use crate::{
     handler::{Broken, each},
 };
 
+mod routes;
+
 fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
 }
