@@ -13,8 +13,12 @@ use crate::{
         Outbox,
         memory::{Failure, MemoryBus, Step},
     },
+    config::Config,
+    dead_letter::history::History,
     drain::Drain,
-    handler::{Broken, each},
+    handler::{Broken, Verdict, each},
+    journal::Outcome,
+    slip::{Limits, Stops},
 };
 
 mod routes;
