@@ -25,6 +25,8 @@ pub struct Stats {
     /// By reason, as is the next; of one that was put together, its text before the first colon.
     pub dropped: BTreeMap<String, u64>,
     pub rejected: BTreeMap<String, u64>,
+    /// Copies that were sent beside what was forwarded.
+    pub copied: u64,
     /// Attempts beyond the first.
     pub retried: u64,
     /// Whole journeys that ended here, in milliseconds from the timestamp of their first record.
@@ -42,6 +44,7 @@ impl Default for Stats {
             finished: 0,
             dropped: BTreeMap::new(),
             rejected: BTreeMap::new(),
+            copied: 0,
             retried: 0,
             journeys,
         }
@@ -54,6 +57,7 @@ impl Stats {
         self.read += tally.read;
         self.forwarded += tally.forwarded;
         self.finished += tally.finished.len() as u64;
+        self.copied += tally.copied as u64;
         for started in tally.finished.iter().filter(|started| **started >= 0) {
             self.journeys.saturating_record(now_ms.saturating_sub(*started).max(0) as u64);
         }
@@ -89,6 +93,9 @@ fn count_reason(counts: &mut BTreeMap<String, u64>, reason: &str, count: u64) {
 pub(crate) struct Tally {
     pub read: u64,
     pub forwarded: u64,
+    pub copied: usize,
+    /// Bytes of all copies.
+    pub copied_bytes: usize,
     /// Timestamps of the messages whose journeys ended here.
     pub finished: Vec<i64>,
     pub dropped: Vec<(Reason, u64)>,

@@ -10,7 +10,7 @@ use super::{
     Config, text,
     tree::{Origin, Tree},
 };
-use crate::{bus::Topic, error::Misconfigured};
+use crate::{bus::Topic, error::Misconfigured, stop::Retry};
 
 /// The least and the most of the integers.
 const INTEGERS: &[(&str, i64, i64)] = &[
@@ -23,8 +23,10 @@ const INTEGERS: &[(&str, i64, i64)] = &[
     ("limits.message_bytes", 1, 1_000_000_000),
     ("limits.hops", 1, 10_000),
     ("limits.depth", 1, 1_000),
-    ("retry.max_attempts", 1, 1_000_000),
 ];
+
+/// The same of the `max_attempts` of every `retry`.
+const ATTEMPTS: (i64, i64) = (1, 1_000_000);
 
 /// Sections whose `topic` is written to; any other section that has one is a stop's, which reads it.
 const WRITERS: &[&str] = &["pusher", "journal"];
@@ -47,10 +49,13 @@ const PROPERTIES: &[(&str, Option<&str>, &str)] = &[
 
 /// Refuses integers out of their range.
 pub(super) fn numbers(tree: &Tree) -> Result<(), Misconfigured> {
-    for (key, least, most) in INTEGERS {
+    let attempts = retries(tree).into_iter().map(|retry| (format!("{retry}.max_attempts"), ATTEMPTS.0, ATTEMPTS.1));
+    let fixed = INTEGERS.iter().map(|(key, least, most)| ((*key).to_owned(), *least, *most));
+    for (key, least, most) in fixed.chain(attempts) {
+        let key = key.as_str();
         match tree.value(key) {
-            Some(Value::Integer(number)) if !(least..=most).contains(&number) => {
-                let range = match *most {
+            Some(Value::Integer(number)) if !(least..=most).contains(number) => {
+                let range = match most {
                     i64::MAX => format!("{least} or more"),
                     most => format!("from {least} to {most}"),
                 };
@@ -113,28 +118,58 @@ fn texts(config: &Config) -> Result<(), Misconfigured> {
 }
 
 fn durations(config: &Config) -> Result<(), Misconfigured> {
-    let retry = &config.retry;
     let ranges = [
         ("kafka.transaction", config.kafka.transaction, Duration::from_millis(10), Duration::from_secs(10)),
         ("redis.timeout", config.redis.timeout, Duration::from_millis(1), Duration::MAX),
-        ("retry.first", retry.first, Duration::from_millis(1), Duration::MAX),
     ];
     for (key, duration, least, most) in ranges {
-        if !(least..=most).contains(&duration) {
-            let is = humantime::format_duration(duration);
-            let least = humantime::format_duration(least);
-            let range = match most {
-                Duration::MAX => format!("at least {least}"),
-                most => format!("from {least} to {}", humantime::format_duration(most)),
-            };
-            return Err(config.tree.says(key, format_args!("is {is}, must be {range}")));
-        }
+        within(config, key, duration, least, most)?;
     }
-    if retry.max < retry.first {
-        let (max, first) = (humantime::format_duration(retry.max), humantime::format_duration(retry.first));
-        return Err(config.tree.says("retry.max", format_args!("is {max}, must be at least retry.first, {first}")));
+    retries(&config.tree).iter().try_for_each(|key| retry(config, key))
+}
+
+fn within(config: &Config, key: &str, is: Duration, least: Duration, most: Duration) -> Result<(), Misconfigured> {
+    if (least..=most).contains(&is) {
+        return Ok(());
     }
-    Ok(())
+    let (is, least) = (humantime::format_duration(is), humantime::format_duration(least));
+    let range = match most {
+        Duration::MAX => format!("at least {least}"),
+        most => format!("from {least} to {}", humantime::format_duration(most)),
+    };
+    Err(config.tree.says(key, format_args!("is {is}, must be {range}")))
+}
+
+/// The keys of the common `retry` and of those of the stops.
+fn retries(tree: &Tree) -> Vec<String> {
+    let has = |key: &String| tree.value(&format!("{key}.first")).is_some();
+    let own = tree.sections().map(|(section, _)| format!("{section}.retry")).filter(has);
+    std::iter::once("retry".to_owned()).chain(own).collect()
+}
+
+/// Refuses waits that cannot be waited, in the `retry` under `key`.
+fn retry(config: &Config, key: &str) -> Result<(), Misconfigured> {
+    let Retry { first, max, .. } = match key.split_once('.') {
+        Some((section, _)) => config.section::<Retrying>(section)?.retry,
+        None => config.retry,
+    };
+    let [of_first, of_max] = ["first", "max"].map(|name| format!("{key}.{name}"));
+    within(config, &of_first, first, Duration::from_millis(1), Duration::MAX)?;
+    if max >= first {
+        return Ok(());
+    }
+    let (is, least) = (humantime::format_duration(max), humantime::format_duration(first));
+    // Of the two keys, name the one that was set here
+    Err(match config.tree.origin(&of_max) == config.tree.origin("retry.max") && key != "retry" {
+        true => config.tree.says(&of_first, format_args!("is {least}, must be at most {of_max}, {is}")),
+        false => config.tree.says(&of_max, format_args!("is {is}, must be at least {of_first}, {least}")),
+    })
+}
+
+/// Of the section of a stop, the part that all have.
+#[derive(Deserialize)]
+struct Retrying {
+    retry: Retry,
 }
 
 fn redis_url(config: &Config) -> Result<(), Misconfigured> {
@@ -237,8 +272,7 @@ pub(super) fn stops(config: &Config, key: &str, route: &[Topic]) -> Result<(), M
     if route.len() > hops {
         return wrong(format!("names {} stops, more than limits.hops allows, {hops}", route.len()));
     }
-    let mut stops = config.stop_topics();
-    stops.retain(|stop| *stop != own);
+    let stops = config.slip_topics();
     for topic in route {
         if *topic == own {
             return wrong(format!("names \"{topic}\", which the busdriver reads: the journey would never end"));

@@ -61,7 +61,7 @@ pub const DEFAULTS: &str = include_str!("../../config/metrobus.toml");
 #[derive(Clone, Deserialize)]
 pub struct Config {
     pub bus: BusKind,
-    /// Further topics that a slip may name; see [`Config::stop_topics`].
+    /// Further topics that a slip may name; see [`Config::slip_topics`].
     pub stops: Vec<Topic>,
     /// Takes the dead letters.
     pub error_topic: Topic,
@@ -74,7 +74,8 @@ pub struct Config {
     pub redis: Redis,
     /// A message beyond one of these becomes a dead letter. All are 1 or more.
     pub limits: Limits,
-    /// `max_attempts` is 1 or more, `first` more than zero, `max` no less than it.
+    /// `max_attempts` is 1 or more, `first` more than zero, `max` no less than it. Each stop's section has one of its own,
+    /// in which a key that nobody has set is as here.
     pub retry: Retry,
     pub journal: journal::Options,
     pub log: Log,
@@ -189,6 +190,7 @@ impl Config {
         let variables = environment.into_iter().map(|(name, value)| (name.into(), value.into()));
         let environment: Vec<_> = variables.filter(|(name, _)| environment::is_ours(name)).collect();
         environment::lay(&mut tree, environment.iter().cloned())?;
+        tree.inherit("retry");
         check::numbers(&tree)?;
         let mut config: Self = typed::read(&tree, "")?;
         config.tree = tree;
@@ -235,7 +237,7 @@ impl Config {
         Self::load(file, self.environment.iter().cloned())
     }
 
-    /// The topics that a slip may name: those that the stops read, in the order of their sections, then `stops`.
+    /// The topics that stops read, in the order of their sections, then `stops`.
     pub fn stop_topics(&self) -> Vec<Topic> {
         let mut topics = Vec::new();
         let read = check::stop_sections(&self.tree).filter_map(|(_, topic)| Topic::new(topic).ok());
@@ -245,6 +247,13 @@ impl Config {
             }
         }
         topics
+    }
+
+    /// The topics that a slip may name: [`Config::stop_topics`] without what the busdriver reads, where the journey would
+    /// begin anew.
+    pub fn slip_topics(&self) -> Vec<Topic> {
+        let beginning = check::stop_sections(&self.tree).find(|(stop, _)| *stop == "busdriver").map(|(_, topic)| topic);
+        self.stop_topics().into_iter().filter(|topic| Some(topic.as_str()) != beginning).collect()
     }
 
     /// The sections of stops by name, and the topic that each reads.

@@ -62,20 +62,36 @@ fn the_defaults_are_what_the_structs_expect() {
 fn the_sections_of_the_example_have_their_defaults() {
     let config = load("", &[]).unwrap();
     let section = |role| toml::to_string(&config.section::<toml::Table>(role).unwrap()).unwrap();
+    let retry = "\n[retry]\nfirst = \"100ms\"\nmax = \"10s\"\nmax_attempts = 5\n";
     assert_eq!(section("pusher"), "topic = \"Source\"\n");
-    assert_eq!(
-        section("busdriver"),
-        "on_error = \"next\"\nroute = [\"AddEmail\", \"WhiteList\", \"Log\"]\nrule = []\ntest = []\ntopic = \"Source\"\n"
-    );
-    assert_eq!(
-        section("contactpoint"),
-        "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\nlmdb = \"data/emails.lmdb\"\ntopic = \"AddEmail\"\n"
-    );
-    assert_eq!(
-        section("whitelist"),
-        "cache = \"file\"\nfile = \"data/whitelist.dat\"\nlmdb = \"data/whitelist.lmdb\"\nset = \"whitelist\"\ntopic = \"WhiteList\"\n"
-    );
-    assert_eq!(section("logstop"), "output = \"-\"\ntopic = \"Log\"\n");
+    let keys = "on_error = \"next\"\nroute = [\"AddEmail\", \"WhiteList\", \"Log\"]\nrule = []\ntest = []\ntopic = \"Source\"\n";
+    assert_eq!(section("busdriver"), format!("{keys}{retry}"));
+    let keys = "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\nlmdb = \"data/emails.lmdb\"\ntopic = \"AddEmail\"\n";
+    assert_eq!(section("contactpoint"), format!("{keys}{retry}"));
+    let keys = "cache = \"file\"\nfile = \"data/whitelist.dat\"\nlmdb = \"data/whitelist.lmdb\"\nset = \"whitelist\"\ntopic = \"WhiteList\"\n";
+    assert_eq!(section("whitelist"), format!("{keys}{retry}"));
+    assert_eq!(section("logstop"), format!("output = \"-\"\ntopic = \"Log\"\n{retry}"));
+}
+
+#[test]
+fn a_stop_retries_as_its_section_says_and_else_as_all_do() {
+    #[derive(Deserialize)]
+    struct Section {
+        retry: Retry,
+    }
+    let toml = "retry.max = \"1m\"\n[contactpoint]\nretry = { max_attempts = 9, first = \"2s\" }\n";
+    let config = load(toml, &[("METROBUS__WHITELIST__RETRY__MAX", "3s")]).unwrap();
+    let of = |stop| config.section::<Section>(stop).unwrap().retry;
+    let seconds = Duration::from_secs;
+    let common = Retry { max: seconds(60), ..Retry::default() };
+    assert_eq!(config.retry, common);
+    assert_eq!(of("contactpoint"), Retry { max_attempts: 9, first: seconds(2), max: seconds(60) });
+    assert_eq!(of("whitelist"), Retry { max: seconds(3), ..common });
+    assert_eq!(of("logstop"), common);
+    let origin = |key: &str| config.effective().find(|entry| entry.path.join(".") == key).unwrap().origin.to_string();
+    assert!(origin("logstop.retry.max").ends_with("metrobus.toml:1"));
+    assert!(origin("contactpoint.retry.first").ends_with("metrobus.toml:3"));
+    assert_eq!(origin("logstop.retry.first"), "default");
 }
 
 #[test]
@@ -236,6 +252,23 @@ fn what_is_wrong_in_the_file_is_told_on_one_line() {
         ("redis.timeout = \"0s\"", "metrobus.toml:1: redis.timeout is 0s, must be at least 1ms"),
         ("retry.first = \"0s\"", "metrobus.toml:1: retry.first is 0s, must be at least 1ms"),
         ("retry.max = \"50ms\"", "metrobus.toml:1: retry.max is 50ms, must be at least retry.first, 100ms"),
+        (
+            "\nlogstop.retry.max_attempts = 0",
+            "metrobus.toml:2: logstop.retry.max_attempts is 0, must be an integer from 1 to 1000000",
+        ),
+        ("logstop.retry.first = \"0s\"", "metrobus.toml:1: logstop.retry.first is 0s, must be at least 1ms"),
+        (
+            "logstop.retry = { first = \"20s\" }",
+            "metrobus.toml:1: logstop.retry.first is 20s, must be at most logstop.retry.max, 10s",
+        ),
+        (
+            "logstop.retry = { max = \"10ms\" }",
+            "metrobus.toml:1: logstop.retry.max is 10ms, must be at least logstop.retry.first, 100ms",
+        ),
+        (
+            "logstop.retry = { attempts = 3 }",
+            "metrobus.toml:1: unknown key `logstop.retry.attempts`; did you mean `logstop.retry.max_attempts`?",
+        ),
         ("sqlite.path = \"\"", "metrobus.toml:1: sqlite.path is \"\", must not be empty"),
         ("kafka.group = \"a\\u0000\"", "metrobus.toml:1: kafka.group holds a NUL character"),
         ("kafka.group = \"\"", "metrobus.toml:1: kafka.group is \"\", must not be empty"),

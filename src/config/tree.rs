@@ -166,6 +166,23 @@ impl Tree {
         leaves.collect()
     }
 
+    /// Sections that have a table `name` as there is one at the top: what nobody has set in theirs is as it is there,
+    /// and from where it is from there.
+    pub fn inherit(&mut self, name: &str) {
+        let Some(common) = self.section(name).cloned() else { return };
+        for (_, node) in &mut self.root.nodes {
+            let Node::Table(section) = node else { continue };
+            let Some((_, Node::Table(own))) = section.node_mut(|found| found == name) else { continue };
+            for (key, node) in &mut own.nodes {
+                if let (Node::Leaf(leaf), Some(of_all)) = (node, common.leaf(key))
+                    && leaf.origin == Origin::Default
+                {
+                    leaf.clone_from(of_all);
+                }
+            }
+        }
+    }
+
     /// What may be written in a layer above, but for the keys in free tables.
     pub fn keys(&self) -> Vec<Key> {
         let mut keys: Vec<Key> = Vec::new();

@@ -9,13 +9,16 @@
 //! | `metrobus.topic`, `metrobus.partition`, `metrobus.offset` | the record that it was |
 //! | `metrobus.time` | when it was rejected, milliseconds since the epoch |
 //! | `metrobus.attempt` | how often its handler had tried, from 1 |
+//! | `metrobus.history` | every attempt and rejection, see [`history`] |
 //!
-//! Other headers pass through. Those of an earlier rejection are replaced.
+//! Other headers pass through. Those of an earlier rejection are replaced, but for its history, which goes on.
 
+pub mod history;
 mod letter;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use history::{History, Trouble};
 pub use letter::{Filter, Letter, Place};
 
 use crate::bus::{Headers, Outbox, Record, Topic};
@@ -39,6 +42,24 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// Adds the dead letter of `record`, which is input `input` of the batch, to `outbox`.
     pub fn write(&self, outbox: &mut Outbox, input: usize, record: &Record<'_>, reason: &str, attempt: u32) {
+        self.write_after(&History::default(), outbox, input, record, reason, attempt);
+    }
+
+    /// As [`DeadLetters::write`], where `tried` went wrong before.
+    pub fn write_after(
+        &self,
+        tried: &History,
+        outbox: &mut Outbox,
+        input: usize,
+        record: &Record<'_>,
+        reason: &str,
+        attempt: u32,
+    ) {
+        let mut history = History::read(&record.headers);
+        history.extend(tried);
+        let rejection = self.trouble(reason, attempt);
+        let time = rejection.time;
+        history.push(rejection);
         outbox.repeat(input, &self.error, |out| {
             for (name, value) in record.headers {
                 if !name.starts_with(PREFIX) {
@@ -53,16 +74,27 @@ impl DeadLetters {
             push("topic", self.topic.as_str());
             push("partition", &record.partition.to_string());
             push("offset", &record.offset.to_string());
-            push("time", &now_ms().to_string());
+            push("time", &time.to_string());
             push("attempt", &attempt.to_string());
+            Headers::push(out, history::HEADER, Some(history.json().as_bytes()));
         });
+    }
+
+    /// What goes wrong here and now.
+    pub(crate) fn trouble(&self, reason: &str, attempt: u32) -> Trouble {
+        Trouble { time: now_ms(), stop: self.stop.clone(), attempt, reason: reason.to_owned() }
     }
 }
 
 /// The part of a reason that is kept.
 pub(crate) fn shorten(reason: &str) -> &str {
-    let end = (0..=REASON_BYTES.min(reason.len())).rev().find(|&end| reason.is_char_boundary(end));
-    &reason[..end.unwrap_or_default()]
+    cut(reason, REASON_BYTES)
+}
+
+/// As much of the beginning of `text` as `most` bytes hold.
+fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or_default()]
 }
 
 /// Milliseconds since the epoch by this machine's clock.

@@ -125,7 +125,7 @@ fn what(hop: &Found) -> String {
     let rule = hop.rule.as_deref().map(|rule| format!(" (rule {})", plain(rule))).unwrap_or_default();
     let reason = hop.reason.as_deref().map(|reason| format!(": {}", plain(reason))).unwrap_or_default();
     match (hop.outcome, &hop.next) {
-        (Outcome::Forwarded, Some(next)) => format!("to {next}{rule}"),
+        (Outcome::Forwarded, Some(next)) => format!("to {next}{rule}{reason}"),
         (Outcome::Rejected, Some(next)) => format!("rejected, to {next}{reason}{rule}"),
         (outcome, _) => format!("{outcome}{reason}{rule}"),
     }

@@ -31,6 +31,10 @@ pub(crate) use notes::{Notes, What, note_refused};
 
 use crate::bus::Topic;
 
+/// The field that holds, where the journey of a copy begins, the id of the message that it is a copy of. Others are named as
+/// `journal.fields` says.
+pub const PARENT: &str = "metrobus.parent";
+
 /// `[journal]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Options {

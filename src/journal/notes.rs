@@ -4,11 +4,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use smallvec::SmallVec;
 
-use super::{Hop, Id, Level, Options, Outcome, entry::Writer, id::LONGEST};
+use super::{Hop, Id, Level, Options, Outcome, PARENT, entry::Writer, id::LONGEST};
 use crate::{
-    bus::{Outbox, Record},
+    bus::{Outbox, Record, Topic},
     dead_letter::{DeadLetters, shorten},
-    slip::Message,
+    slip::{self, Copy, Message},
 };
 
 /// An entry is closed when it has that many bytes: with one hop more it stays far below what a topic of Kafka takes.
@@ -58,7 +58,8 @@ impl Notes {
         self.used = 0;
     }
 
-    /// Notes what became of `record`, input `input` of the batch, where it is no message.
+    /// Notes what became of `record`, input `input` of the batch, where it is no message, or none that can go on: the id in
+    /// its slip, if it has one, is believed where slips are.
     pub fn record(
         &mut self,
         options: &Options,
@@ -67,7 +68,9 @@ impl Notes {
         record: &Record<'_>,
         what: &What<'_>,
     ) {
-        self.note(options, here, input, record, what, Id::None, |_| {});
+        let believed = self.begun.is_some_and(|begun| !begun.journeys);
+        let id = record.value.filter(|_| believed).and_then(slip::id_of);
+        self.note(options, here, input, record, what, id.as_deref().map_or(Id::None, Id::new), |_| {});
     }
 
     /// Notes what became of a message, input `input` of the batch.
@@ -83,15 +86,31 @@ impl Notes {
             Some(id) => Id::Uuid(id.into_bytes()),
             None => message.id().map_or(Id::None, Id::new),
         };
-        self.note(options, here, input, &message.record, what, id, |hop| {
+        let remarked = message.remarked().map(|remark| with_remark(what.reason, remark));
+        let what = What { reason: remarked.as_deref().or(what.reason), ..*what };
+        self.note(options, here, input, &message.record, &what, id, |hop| {
             hop.rule = message.rule();
-            for name in &options.fields {
-                let value = match message.payload.text(name) {
-                    Some(text) => Some(text),
-                    None => message.payload.get(name),
-                };
-                hop.fields.extend(value.filter(|value| value.len() <= LONGEST).map(|value| (name.as_str(), value)));
-            }
+            add_fields(hop, options, message);
+        });
+    }
+
+    /// Notes that a copy of a message, input `input` of the batch, has set out: under its own id, with that of its parent
+    /// as the field [`PARENT`].
+    pub fn copy(
+        &mut self,
+        options: &Options,
+        here: &DeadLetters,
+        input: usize,
+        message: &Message<'_>,
+        copy: &Copy<'_>,
+    ) {
+        let next = copy.next_stop().map(Topic::as_str);
+        let what = What { outcome: Outcome::Forwarded, attempts: 1, reason: None, next };
+        let (id, parent) = (Id::Uuid(copy.id.into_bytes()), copy.parent.to_string());
+        self.note(options, here, input, &message.record, &what, id, |hop| {
+            hop.rule = message.rule();
+            add_fields(hop, options, message);
+            hop.fields.push((PARENT, parent.into()));
         });
     }
 
@@ -161,6 +180,27 @@ impl Notes {
         for page in &mut self.pages[..self.used] {
             outbox.note(page.input, &options.topic, time / 1000, page.entry.finish(took));
         }
+    }
+}
+
+/// The reason of a hop with what its handler remarks. What is before the first colon of a reason is what it is counted
+/// under.
+fn with_remark(reason: Option<&str>, remark: &str) -> String {
+    match reason {
+        None => remark.to_owned(),
+        Some(reason) if reason.contains(':') => format!("{reason}; {remark}"),
+        Some(reason) => format!("{reason}: {remark}"),
+    }
+}
+
+/// Adds the fields of the payload by which journeys are found.
+fn add_fields<'a>(hop: &mut Hop<'a>, options: &'a Options, message: &Message<'a>) {
+    for name in &options.fields {
+        let value = match message.payload.text(name) {
+            Some(text) => Some(text),
+            None => message.payload.get(name),
+        };
+        hop.fields.extend(value.filter(|value| value.len() <= LONGEST).map(|value| (name.as_str(), value)));
     }
 }
 

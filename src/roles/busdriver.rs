@@ -23,11 +23,12 @@ pub const ROLE: Role =
 const INTERVAL: Duration = Duration::from_secs(30);
 
 fn build(context: &Context) -> anyhow::Result<Stop> {
+    let retry = context.config.section::<rules::Options>(ROLE.name)?.retry;
     let rules = Rules::new(&context.config)?;
     let topic = rules.topic().clone();
     let rules = Watched::new(rules, &context.config)?;
     let handler = Busdriver { rules, failures: BTreeMap::new(), told: None };
-    Ok(Stop::new(ROLE.name, &topic, handler, context.settings()))
+    Ok(Stop::new(ROLE.name, &topic, handler, context.settings()).retry(retry))
 }
 
 struct Busdriver {

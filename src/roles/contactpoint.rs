@@ -11,7 +11,7 @@ use crate::{
     handler::{Handler, Verdict},
     payload::Payload,
     slip::Message,
-    stop::Stop,
+    stop::{Retry, Stop},
 };
 
 pub const ROLE: Role = Role {
@@ -32,13 +32,14 @@ pub(super) struct Options {
     pub lmdb: std::path::PathBuf,
     /// For `cache = "redis"`.
     pub hash: String,
+    pub retry: Retry,
 }
 
 fn build(context: &Context) -> anyhow::Result<Stop> {
     let options: Options = context.config.section(ROLE.name)?;
     let source = context.source(options.cache, &options.file, &options.lmdb, &options.hash);
     let handler = Contactpoint::new(source.lookup()?);
-    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()))
+    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry))
 }
 
 struct Contactpoint {

@@ -12,8 +12,12 @@ use crate::{
     backoff::persist,
     bus::Record,
     cli::{count, time},
-    dead_letter::{Filter, Letter, now_ms},
-    terminal::{drawn, plain},
+    dead_letter::{
+        Filter, Letter,
+        history::{History, Trouble},
+        now_ms,
+    },
+    terminal::{drawn, moment, plain},
 };
 
 pub const ROLE: Role = Role {
@@ -40,7 +44,7 @@ struct Show {
     /// the dead letters (PARTITION/OFFSET)
     #[arg(value_name = "ID")]
     id: String,
-    /// Print an object a line: what `dead ls --json` prints, with key, headers and value
+    /// Print an object a line: what `dead ls --json` prints, with key, headers, value and history
     #[arg(long)]
     json: bool,
 }
@@ -163,13 +167,7 @@ fn table<'a>(letters: impl Iterator<Item = &'a Letter>) -> String {
 }
 
 fn rejected(letter: &Letter) -> String {
-    let time = letter.time.and_then(|time| u64::try_from(time).ok()).and_then(|time| {
-        let time = std::time::UNIX_EPOCH.checked_add(Duration::from_millis(time))?;
-        // Beyond the year 9999 it has no such form, and a header may say anything
-        (time < std::time::UNIX_EPOCH + Duration::from_secs(253_402_300_800))
-            .then(|| humantime::format_rfc3339_millis(time).to_string())
-    });
-    time.unwrap_or_else(|| "-".to_owned())
+    letter.time.map_or_else(|| "-".to_owned(), moment)
 }
 
 fn object(letter: &Letter) -> Value {
@@ -208,6 +206,7 @@ fn whole(context: &Context, record: &Record<'_>, letter: &Letter) -> Value {
     if let Value::Object(all) = &mut all {
         let of_record = tail::fields(&context.config.error_topic, record).into_iter();
         all.extend(of_record.filter(|(name, _)| ["key", "headers", "value"].iter().any(|part| name.starts_with(part))));
+        all.insert("history".into(), serde_json::from_str(&History::read(&record.headers).json()).unwrap_or_default());
     }
     all
 }
@@ -232,5 +231,26 @@ fn text(record: &Record<'_>, letter: &Letter) -> String {
         ("key", bytes(record.key)),
         ("value", bytes(record.value)),
     ];
-    lines.iter().map(|(name, value)| format!("{name:10}{value}\n")).collect()
+    let lines: String = lines.iter().map(|(name, value)| format!("{name:10}{value}\n")).collect();
+    lines + &history(record)
+}
+
+/// What went wrong with the message, a line each, where that is more than what the letter itself says.
+fn history(record: &Record<'_>) -> String {
+    let history = History::read(&record.headers);
+    let (first, left_out, last) = history.parts();
+    let line = |trouble: &Trouble| {
+        let Trouble { time, stop, attempt, reason } = trouble;
+        format!("{}  {}, attempt {attempt}: {}", moment(*time), plain(stop), plain(reason))
+    };
+    let mut lines: Vec<_> = first.map(line).collect();
+    if left_out > 0 {
+        lines.push(format!("({left_out} left out)"));
+    }
+    lines.extend(last.map(line));
+    if lines.len() < 2 {
+        return String::new();
+    }
+    let name = |index| if index == 0 { "history" } else { "" };
+    lines.iter().enumerate().map(|(index, line)| format!("{:10}{line}\n", name(index))).collect()
 }

@@ -18,7 +18,7 @@ use crate::{
     bus::Topic,
     handler::{Broken, Handler, Verdict},
     slip::Message,
-    stop::Stop,
+    stop::{Retry, Stop},
 };
 
 pub const ROLE: Role = Role {
@@ -34,6 +34,7 @@ struct Options {
     topic: Topic,
     /// A file that lines are appended to; `-` is standard output.
     output: String,
+    retry: Retry,
 }
 
 fn build(context: &Context) -> anyhow::Result<Stop> {
@@ -42,7 +43,7 @@ fn build(context: &Context) -> anyhow::Result<Stop> {
         context.config.error("logstop.output", format_args!("cannot write {:?}: {error}", options.output))
     })?;
     let handler = Logstop { output, lines: Vec::new() };
-    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()))
+    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry))
 }
 
 struct Logstop {

@@ -8,7 +8,7 @@ use crate::{
     cache::{Keys, Membership},
     handler::{Handler, Verdict},
     slip::Message,
-    stop::Stop,
+    stop::{Retry, Stop},
 };
 
 pub const ROLE: Role = Role {
@@ -29,6 +29,7 @@ pub(super) struct Options {
     pub lmdb: std::path::PathBuf,
     /// For `cache = "redis"`.
     pub set: String,
+    pub retry: Retry,
 }
 
 fn build(context: &Context) -> anyhow::Result<Stop> {
@@ -36,7 +37,7 @@ fn build(context: &Context) -> anyhow::Result<Stop> {
     let source = context.source(options.cache, &options.file, &options.lmdb, &options.set);
     let listed = source.membership()?;
     let handler = Whitelist { listed, emails: Keys::default(), found: Vec::new() };
-    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()))
+    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry))
 }
 
 struct Whitelist {

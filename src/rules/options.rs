@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bus::Topic;
+use crate::{bus::Topic, stop::Retry};
 
 /// `[busdriver]`
 #[derive(Debug, Deserialize)]
@@ -17,6 +17,7 @@ pub struct Options {
     pub rule: Vec<RuleOptions>,
     pub on_error: OnError,
     pub test: Vec<TestOptions>,
+    pub retry: Retry,
 }
 
 /// What a rule does whose evaluation fails.

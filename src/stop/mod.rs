@@ -6,6 +6,7 @@
 //!
 //! What can go wrong on the way, and what then happens:
 //! - a record is no message, or its handler rejects it: dead letter, in the settle of its batch;
+//! - the deadline of a message has passed: dead letter, and its handler does not see it;
 //! - a handler asks for a retry, or panics: what is before that message is settled, then it alone is handled again
 //!   after a back-off, with everything behind it waiting, so that the order holds; after `max_attempts` a dead letter;
 //! - what a handler needs is away, or the bus is: the stop waits, says so, and goes on where it was;
@@ -20,27 +21,28 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::{
     backoff::{Absence, persist, waits},
     bus::{Batch, Bus, BusError, Outbox, Subscription, Topic},
-    config::Config,
     dead_letter::{DeadLetters, now_ms},
     drain::Member,
-    handler::{Broken, Handler, Verdict},
-    journal::{self, Notes, Outcome, What},
+    handler::{Broken, Handler},
+    journal::{self, Notes},
     shutdown::Shutdown,
-    slip::{Limits, Message, Stops},
-    stats::{Reason, SharedStats, Tally, tally},
+    stats::{SharedStats, Stats, Tally},
 };
 
+mod judge;
 mod parsed;
 mod report;
+mod settings;
 
-use parsed::{Memory, Messages, Parsed, Source, Terms};
+use judge::{Judged, Tries};
+use parsed::{Memory, Parsed, Terms};
 use report::Report;
+pub use settings::{Retry, Settings};
 
 /// How long one poll waits; bounds how late an idle stop sees that it is to end.
 const POLL: Duration = Duration::from_millis(100);
@@ -50,63 +52,6 @@ const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 /// While a stop waits for something else, it tells the bus that often that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-
-/// What all stops of a process have in common.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Messages that a handler sees at most at once.
-    pub batch: usize,
-    pub limits: Limits,
-    pub retry: Retry,
-    /// The topics that a slip may name.
-    pub stops: Arc<Stops>,
-    /// Where dead letters go.
-    pub error_topic: Topic,
-    /// What is noted of each hop, and where.
-    pub journal: Arc<journal::Options>,
-    /// How long the end of the process waits for what is in flight.
-    pub shutdown_timeout: Duration,
-    /// How long the start waits for the bus; `None` for ever.
-    pub connect_timeout: Option<Duration>,
-}
-
-impl From<&Config> for Settings {
-    fn from(config: &Config) -> Self {
-        Self {
-            batch: config.batch,
-            limits: config.limits,
-            retry: config.retry,
-            stops: Arc::new(Stops::new(config.stop_topics())),
-            error_topic: config.error_topic.clone(),
-            journal: Arc::new(config.journal.clone()),
-            shutdown_timeout: config.shutdown_timeout,
-            connect_timeout: None,
-        }
-    }
-}
-
-impl From<&Settings> for Settings {
-    fn from(settings: &Settings) -> Self {
-        settings.clone()
-    }
-}
-
-/// How often and how long after one another a message is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct Retry {
-    /// Attempts in all, the first one included.
-    pub max_attempts: u32,
-    /// The wait before the second attempt; doubled before each further one, with jitter.
-    pub first: Duration,
-    /// The longest wait.
-    pub max: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self { max_attempts: 5, first: Duration::from_millis(100), max: Duration::from_secs(10) }
-    }
-}
 
 /// A handler on a topic: one stop, ready to run.
 pub struct Stop {
@@ -136,6 +81,12 @@ impl Stop {
             drain: None,
             on_read: None,
         }
+    }
+
+    /// Tries as often and as far apart as `retry` says, not as the settings do.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.settings.retry = retry;
+        self
     }
 
     /// Ends when the input is used up, here and at all other members of the same drain.
@@ -183,8 +134,8 @@ impl Stop {
         let stats = self.stats.snapshot();
         let sum = |counts: &std::collections::BTreeMap<String, u64>| counts.values().sum::<u64>();
         let (dropped, rejected) = (sum(&stats.dropped), sum(&stats.rejected));
-        let (read, forwarded, finished) = (stats.read, stats.forwarded, stats.finished);
-        info!(stop = name, read, forwarded, finished, dropped, rejected, "ended");
+        let Stats { read, forwarded, copied, finished, .. } = stats;
+        info!(stop = name, read, forwarded, finished, dropped, rejected, copied, "ended");
         Ok(())
     }
 
@@ -287,14 +238,14 @@ impl Stop {
     ) -> anyhow::Result<()> {
         let batch = parsed.borrow_owner().batch.clone();
         let mut parsed = Some(parsed);
-        let (mut from, mut attempt, mut alone_until) = (0, 1, 0);
+        let (mut from, mut tries, mut alone_until) = (0, Tries::default(), 0);
         let mut retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
         let mut absence: Option<Absence> = None;
         while from < batch.len() {
             let until = if from < alone_until { from + 1 } else { batch.len() };
             // A handler sees a message as it arrived, however often
             let mut whole = parsed.take().unwrap_or_else(|| self.read(&batch, from..until, scratch));
-            let judged = self.judge(&mut whole, attempt, scratch);
+            let judged = self.judge(&mut whole, &tries, scratch);
             scratch.memory = whole.memory();
             let retry = match judged {
                 Judged::Up { to, tally, retry } => {
@@ -303,7 +254,7 @@ impl Stop {
                     }
                     self.settle(&batch, from..to, &scratch.outbox, &tally, subscription, shutdown)?;
                     if to > from {
-                        (from, attempt) = (to, 1);
+                        (from, tries) = (to, Tries::default());
                         retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
                     }
                     retry
@@ -324,8 +275,9 @@ impl Stop {
                 }
             };
             if let Some(reason) = retry {
-                debug!(stop = self.letters.stop, attempt, "retry: {reason}");
-                attempt += 1;
+                debug!(stop = self.letters.stop, attempt = tries.attempt, "retry: {reason}");
+                tries.failed.push(self.letters.trouble(&reason, tries.attempt));
+                tries.attempt += 1;
                 alone_until = alone_until.max(from + 1);
                 self.stats.lock().retried += 1;
                 if self.wait(retry_waits.next().unwrap_or_default(), subscription, shutdown)? {
@@ -377,149 +329,6 @@ impl Stop {
             }
         }
     }
-
-    /// Handles messages, the first one for the `attempt`-th time, and fills the outbox with what comes of them, up to the
-    /// first one that is to be tried again.
-    fn judge(&mut self, parsed: &mut Parsed, attempt: u32, scratch: &mut Scratch) -> Judged {
-        parsed.with_dependent_mut(|source, messages| self.judge_messages(source, messages, attempt, scratch))
-    }
-
-    fn judge_messages(
-        &mut self,
-        source: &Source,
-        Messages { well_formed: messages, malformed }: &mut Messages<'_>,
-        attempt: u32,
-        scratch: &mut Scratch,
-    ) -> Judged {
-        let (Source { batch, inputs: range, .. }, Scratch { outbox, notes, .. }) = (source, scratch);
-        outbox.clear();
-        notes.begin(self.terms.beginning);
-        let verdicts = match self.ask(messages) {
-            Answer::Verdicts(verdicts) => verdicts,
-            Answer::Away(error) => return Judged::Away(error),
-            Answer::Panicked if messages.len() > 1 => return Judged::Panicked,
-            Answer::Panicked => messages.iter().map(|_| Verdict::retry("handler panicked")).collect(),
-        };
-        let mut malformed = malformed.iter().peekable();
-        let mut judged = messages.iter().zip(verdicts);
-        let mut counts = Tally::default();
-        for index in range.clone() {
-            if let Some((_, reason)) = malformed.next_if(|(at, _)| *at == index) {
-                counts.read += 1;
-                let (record, text) = (batch.get(index), reason.to_string());
-                self.letters.write(outbox, index, &record, &text, 1);
-                notes.record(&self.settings.journal, &self.letters, index, &record, &self.rejected(&text, 1));
-                tally(&mut counts.rejected, reason.kind().into());
-                continue;
-            }
-            let Some((message, verdict)) = judged.next() else { break };
-            let tries = if index == range.start { attempt } else { 1 };
-            let verdict = match verdict {
-                Verdict::Retry(reason) if tries < self.settings.retry.max_attempts => {
-                    notes.publish(&self.settings.journal, outbox);
-                    return Judged::Up { to: index, tally: counts, retry: Some(reason) };
-                }
-                Verdict::Retry(reason) => Verdict::reject(format!("{reason}; gave up after {tries} attempts")),
-                verdict => verdict,
-            };
-            self.carry_out(index, message, verdict, tries, (outbox, notes), &mut counts);
-        }
-        notes.publish(&self.settings.journal, outbox);
-        Judged::Up { to: range.end, tally: counts, retry: None }
-    }
-
-    /// Has the handler begin what takes a while, where it does; whether it does. Where it panics it will when it is asked,
-    /// and that is dealt with there.
-    fn prepare(&mut self, parsed: &mut Parsed) -> bool {
-        let handler = &mut self.handler;
-        if !handler.prepares() {
-            return false;
-        }
-        parsed.with_dependent_mut(|_, Messages { well_formed: messages, .. }| {
-            if !messages.is_empty() {
-                let _ = catch_unwind(AssertUnwindSafe(|| handler.prepare(messages)));
-            }
-        });
-        true
-    }
-
-    fn ask(&mut self, messages: &mut [Message<'_>]) -> Answer {
-        if messages.is_empty() {
-            return Answer::Verdicts(Vec::new());
-        }
-        let handler = &mut self.handler;
-        // A handler is asked again after a panic; what state it left itself in is its own to mind
-        match catch_unwind(AssertUnwindSafe(|| handler.handle(messages))) {
-            Ok(Ok(verdicts)) if verdicts.len() == messages.len() => Answer::Verdicts(verdicts),
-            Ok(Ok(verdicts)) => {
-                let reason = format!("handler gave {} verdicts on {} messages", verdicts.len(), messages.len());
-                Answer::Verdicts(messages.iter().map(|_| Verdict::reject(reason.clone())).collect())
-            }
-            Ok(Err(error)) => Answer::Away(error),
-            Err(_) => {
-                warn!(stop = self.letters.stop, "handler panicked");
-                Answer::Panicked
-            }
-        }
-    }
-
-    fn carry_out(
-        &self,
-        index: usize,
-        message: &Message<'_>,
-        verdict: Verdict,
-        attempts: u32,
-        (outbox, notes): (&mut Outbox, &mut Notes),
-        counts: &mut Tally,
-    ) {
-        counts.read += 1;
-        let record = &message.record;
-        let mut note = |what: What<'_>| notes.message(&self.settings.journal, &self.letters, index, message, &what);
-        let finished = What { outcome: Outcome::Finished, attempts, reason: None, next: None };
-        let reason: Reason = match verdict {
-            Verdict::Drop(reason) => {
-                note(What { outcome: Outcome::Dropped, attempts, reason: Some(&reason), next: None });
-                return tally(&mut counts.dropped, label(reason));
-            }
-            Verdict::Finish => {
-                note(finished);
-                return counts.finished.push(record.timestamp);
-            }
-            Verdict::Forward => {
-                let Some(next) = message.next_stop() else {
-                    note(finished);
-                    return counts.finished.push(record.timestamp);
-                };
-                let bytes = outbox.forward(index, next, |out| message.write_next(out));
-                let limit = self.settings.limits.message_bytes;
-                if bytes <= limit {
-                    note(What { outcome: Outcome::Forwarded, attempts, reason: None, next: Some(next.as_str()) });
-                    counts.forwarded += 1;
-                    return;
-                }
-                outbox.pop();
-                format!("output is longer than limits.message_bytes = {limit}: {bytes} bytes").into()
-            }
-            Verdict::Reject(reason) | Verdict::Retry(reason) => reason,
-        };
-        self.letters.write(outbox, index, record, &reason, attempts);
-        note(self.rejected(&reason, attempts));
-        tally(&mut counts.rejected, label(reason));
-    }
-
-    fn rejected<'a>(&'a self, reason: &'a str, attempts: u32) -> What<'a> {
-        let next = Some(self.letters.error.as_str());
-        What { outcome: Outcome::Rejected, attempts, reason: Some(reason), next }
-    }
-}
-
-/// What a reason is counted under: as it is where it is fixed, else up to its first colon, so that particulars neither
-/// make it many nor come into the log.
-fn label(reason: Reason) -> Reason {
-    match reason {
-        Reason::Owned(text) => text.split(':').next().unwrap_or_default().trim_end().to_owned().into(),
-        fixed => fixed,
-    }
 }
 
 /// What one batch leaves to the next: memory.
@@ -528,22 +337,6 @@ struct Scratch {
     memory: Memory,
     outbox: Outbox,
     notes: Notes,
-}
-
-/// What came of handling a range of a batch.
-enum Judged {
-    /// All up to `to` may be settled; then `retry` says why the next one is to be tried again.
-    Up { to: usize, tally: Tally, retry: Option<std::borrow::Cow<'static, str>> },
-    /// One of several messages made the handler panic.
-    Panicked,
-    /// What the handler needs is away.
-    Away(anyhow::Error),
-}
-
-enum Answer {
-    Verdicts(Vec<Verdict>),
-    Panicked,
-    Away(anyhow::Error),
 }
 
 /// Runs several stops, each in a thread of its own, until all have ended. Where one fails, the others are told to end,

@@ -6,6 +6,7 @@ use self_cell::self_cell;
 
 use crate::{
     bus::Batch,
+    dead_letter::now_ms,
     json::scan::Tape,
     slip::{Checked, Limits, Malformed, Message, Parts, Stops},
 };
@@ -21,9 +22,17 @@ pub struct Terms {
 /// What came of the inputs, in their order.
 #[derive(Default)]
 pub struct Messages<'a> {
-    pub well_formed: Vec<Message<'a>>,
-    /// Inputs that are no messages.
-    pub malformed: Vec<(usize, Malformed)>,
+    /// For the handler.
+    pub messages: Vec<Message<'a>>,
+    /// Inputs that no handler is asked about.
+    pub refused: Vec<(usize, Refused<'a>)>,
+}
+
+/// What no handler is asked about.
+pub enum Refused<'a> {
+    Malformed(Malformed),
+    /// Its deadline has passed, which is this, in milliseconds since the epoch.
+    Late(Box<Message<'a>>, i64),
 }
 
 /// What messages borrow from.
@@ -59,7 +68,8 @@ impl Parsed {
             let checked = |index| Checked::new(batch.get(index).value, &terms.limits, &mut memory.tape);
             let checked: Vec<_> = inputs.clone().map(checked).collect();
             let tape = tape.get_or_init(|| memory.tape);
-            let Messages { well_formed: mut messages, mut malformed } = memory.messages.recycled();
+            let Messages { mut messages, mut refused } = memory.messages.recycled();
+            let mut now = None;
             for (index, checked) in inputs.clone().zip(checked) {
                 let message = checked.and_then(|checked| {
                     let (record, parts) = (batch.get(index), Parts::new(&checked, Some(tape))?);
@@ -69,11 +79,16 @@ impl Parsed {
                     }
                 });
                 match message {
-                    Ok(message) => messages.push(message),
-                    Err(reason) => malformed.push((index, reason)),
+                    Ok(message) => match message.deadline() {
+                        Some(end) if end < *now.get_or_insert_with(now_ms) => {
+                            refused.push((index, Refused::Late(Box::new(message), end)));
+                        }
+                        _ => messages.push(message),
+                    },
+                    Err(reason) => refused.push((index, Refused::Malformed(reason))),
                 }
             }
-            Messages { well_formed: messages, malformed }
+            Messages { messages, refused }
         })
     }
 
@@ -89,10 +104,9 @@ impl Parsed {
 impl Messages<'_> {
     /// None, in the memory of these.
     fn recycled<'a>(mut self) -> Messages<'a> {
-        self.well_formed.clear();
-        self.malformed.clear();
+        self.messages.clear();
         // An iterator over a vector collects in place, whatever the lifetimes
-        let well_formed = self.well_formed.into_iter().map(|_| unreachable!("it is empty")).collect();
-        Messages { well_formed, malformed: self.malformed }
+        let messages = self.messages.into_iter().map(|_| unreachable!("it is empty")).collect();
+        Messages { messages, refused: Vec::new() }
     }
 }

@@ -13,9 +13,15 @@ use crate::{
         Outbox,
         memory::{Failure, MemoryBus, Step},
     },
+    config::Config,
+    dead_letter::history::History,
     drain::Drain,
-    handler::{Broken, each},
+    handler::{Broken, Verdict, each},
+    journal::Outcome,
+    slip::{Limits, Message, Stops},
 };
+
+mod routes;
 
 fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
@@ -237,6 +243,51 @@ fn the_dead_letter_says_how_often_it_was_tried() {
     assert_eq!(header("metrobus.attempt"), b"3");
     assert_eq!(header("metrobus.stop"), b"tester");
     assert_eq!(header("metrobus.topic"), b"Here");
+}
+
+/// The history in the headers of the last record of a topic: attempt and reason of each trouble.
+fn history(bus: &MemoryBus, name: &str) -> Vec<(String, u32, String)> {
+    let mut reader = bus.reader(&topic(name), 1).unwrap();
+    let batch = reader.poll(1, Duration::ZERO).unwrap();
+    let history = History::read(&batch.get(0).headers);
+    let (first, left_out, last) = history.parts();
+    assert_eq!(left_out, 0);
+    let all: Vec<_> = first.chain(last).cloned().collect();
+    assert!(all.is_sorted_by_key(|trouble| trouble.time) && all[0].time > 1_700_000_000_000);
+    all.into_iter().map(|trouble| (trouble.stop, trouble.attempt, trouble.reason)).collect()
+}
+
+#[test]
+fn the_dead_letter_tells_of_every_attempt_and_of_rejections_before() {
+    let bus = bus_with([message(0)]);
+    let tries = AtomicU32::new(0);
+    run(&bus, each(move |_| Verdict::retry(format!("no: {}", tries.fetch_add(1, Ordering::SeqCst)))));
+    let trouble = |attempt: u32, reason: &str| ("tester".to_owned(), attempt, reason.to_owned());
+    let mut expected = vec![trouble(1, "no: 0"), trouble(2, "no: 1"), trouble(3, "no: 2; gave up after 3 attempts")];
+    assert_eq!(history(&bus, "Error"), expected);
+
+    // Sent again, it goes on where it was
+    let again = DeadLetters { stop: "again".into(), topic: topic("Error"), error: topic("Lost") };
+    let mut letters = bus.subscribe(&again).unwrap();
+    let letter = Arc::new(letters.poll(1, Duration::ZERO).unwrap());
+    let mut outbox = Outbox::default();
+    outbox.repeat(0, &topic("Here"), |out| {
+        let kept = letter.get(0).headers.into_iter().filter(|(name, _)| *name == "metrobus.history");
+        kept.for_each(|(name, value)| crate::bus::Headers::push(out, name, value));
+    });
+    letters.settle(&letter, 0..1, &outbox).unwrap();
+    run(&bus, each(|_| Verdict::reject("broken")));
+    expected.push(trouble(1, "broken"));
+    assert_eq!(history(&bus, "Error"), expected);
+}
+
+#[test]
+fn a_stop_retries_as_often_as_it_is_told() {
+    let bus = bus_with([message(0)]);
+    let retry = Retry { max_attempts: 5, ..settings().retry };
+    let stop = Stop::new("tester", &topic("Here"), each(|_| Verdict::retry("no")), settings()).retry(retry);
+    stop.drain(Drain::default().join()).run(&bus, &Shutdown::default()).unwrap();
+    assert_eq!(history(&bus, "Error").len(), 5);
 }
 
 #[test]
