@@ -27,6 +27,8 @@
 
 mod admin;
 mod health;
+mod offsets;
+mod outputs;
 mod publisher;
 mod raw;
 mod reader;

@@ -1,4 +1,5 @@
-//! A stop's place in the group: inputs and outputs of both guarantees.
+//! A stop's place in the group: what it reads, and when what is done. What is sent is in [`super::outputs`], what the group
+//! is told of it in [`super::offsets`].
 //!
 //! At least once, an input is committed when everything before it in its partition is delivered ([`Watermarks`]), once a
 //! second, before a partition is given up, and at the end. Exactly once, outputs and offsets of some time are one
@@ -8,7 +9,7 @@
 //! waits for it.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,17 +19,15 @@ use anyhow::anyhow;
 
 use super::{
     admin::Admin,
-    raw::{Code, Consumer, Edge, Error, Message, Rebalance},
-    sender::{Refused, Sender},
+    raw::{Code, Consumer, Error, Message, Rebalance},
+    sender::Sender,
     settings::Settings,
     transaction::State,
     watermark::{LONGEST_BATCH, Watermarks},
 };
 use crate::{
-    bus::{Batch, BusError, Headers, Outbox, OutputRef, Record, Subscription, Topic},
+    bus::{Batch, BusError, Headers, Outbox, Record, Subscription, Topic},
     dead_letter::DeadLetters,
-    journal::{self, Level},
-    slip,
 };
 
 /// A batch is not made longer than that, but by its last record.
@@ -42,22 +41,22 @@ const HANDOVER: Duration = Duration::from_secs(5);
 /// Between two pushes while something is in flight and nothing comes.
 const PUSH: Duration = Duration::from_millis(5);
 /// Longest sleep while something is to be committed, and while nothing is.
-const BUSY: Duration = Duration::from_millis(50);
+pub(super) const BUSY: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_millis(500);
 
 pub struct KafkaSubscription {
     pub(super) settings: Arc<Settings>,
-    admin: Arc<Admin>,
+    pub(super) admin: Arc<Admin>,
     pub(super) sender: Sender,
     pub(super) consumer: Consumer,
-    letters: DeadLetters,
+    pub(super) letters: DeadLetters,
     pub(super) watermarks: Watermarks,
     /// The transactions; `None` at least once.
     pub(super) transaction: Option<State>,
     /// Where partitions have to be read on before anything else is.
     pub(super) set_back: Vec<(i32, i64)>,
     /// The group has told what this member reads.
-    joined: bool,
+    pub(super) joined: bool,
     /// Fetching is stopped while the stop waits.
     paused: bool,
     /// What came nevertheless.
@@ -65,8 +64,8 @@ pub struct KafkaSubscription {
     /// The group did not know the first choice of protocol.
     other_protocol: bool,
     next_commit: Instant,
-    commits_open: usize,
-    refused: u64,
+    pub(super) commits_open: usize,
+    pub(super) refused: u64,
     /// The last error that was told of.
     warned: Option<Code>,
     headers: Vec<u8>,
@@ -103,7 +102,7 @@ impl KafkaSubscription {
     }
 
     /// Does what is due: deliveries, commits, refused records, the state of the connection.
-    fn serve(&mut self) -> Result<(), BusError> {
+    pub(super) fn serve(&mut self) -> Result<(), BusError> {
         self.serve_sender(Duration::ZERO)?;
         while let Some(result) = self.consumer.commit_result(Duration::ZERO) {
             self.take_commit(result);
@@ -143,127 +142,6 @@ impl KafkaSubscription {
             self.watermarks.advance();
         }
         Ok(())
-    }
-
-    /// Makes a dead letter of the input whose output was refused after it had been sent.
-    fn bury(&mut self, refused: Refused) -> Result<(), BusError> {
-        if refused.topic == self.settings.journal.topic {
-            self.lose_entry(&refused.reason);
-            self.watermarks.delivered(refused.token);
-            self.watermarks.advance();
-            return Ok(());
-        }
-        if refused.topic == self.letters.error {
-            return Err(BusError::Fatal(anyhow!("a dead letter is lost on {}: {}", refused.topic, refused.reason)));
-        }
-        let Some((batch, index)) = self.watermarks.input(refused.token) else { return Ok(()) };
-        let mut outbox = Outbox::default();
-        self.reject(&mut outbox, index, &batch, refused.id.as_deref(), &refused.reason);
-        for letter in outbox.iter(&batch) {
-            self.sender.send_alone(&letter, refused.time, refused.token);
-        }
-        self.refused += 1;
-        Ok(())
-    }
-
-    /// Makes a dead letter of an input whose output was noted as sent, and notes that too.
-    fn reject(&self, outbox: &mut Outbox, input: usize, batch: &Batch, id: Option<&str>, reason: &str) {
-        let record = batch.get(input);
-        self.letters.write(outbox, input, &record, reason, 1);
-        journal::note_refused(&self.settings.journal, &self.letters, outbox, input, &record, id, reason);
-    }
-
-    /// The topic takes no entry like this, now or later: no message is to blame, and none has to wait for it.
-    fn lose_entry(&self, reason: &str) {
-        tracing::error!("an entry of the journal is lost: {reason}");
-    }
-
-    /// Takes note of what was consumed that is no record: markers of transactions, which have offsets too.
-    fn note_positions(&mut self) {
-        let assigned = self.watermarks.assigned();
-        // Positions of before are ahead of what is to be read again
-        if assigned.is_empty() || !self.set_back.is_empty() {
-            return;
-        }
-        match self.consumer.positions(&assigned) {
-            Ok(positions) => {
-                for (partition, position) in assigned.into_iter().zip(positions) {
-                    position.into_iter().for_each(|position| self.watermarks.reached_end(partition, position));
-                }
-            }
-            Err(error) => tracing::debug!("positions in {}: {error}", self.letters.topic),
-        }
-    }
-
-    /// Takes note of where the group left off, or the topic begins, in partitions of which nothing was consumed yet.
-    fn note_beginnings(&mut self) -> Result<(), BusError> {
-        let fresh: Vec<_> = self.watermarks.untouched().collect();
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        let topic = self.letters.topic.as_str();
-        let named: Vec<_> = fresh.iter().map(|&partition| (topic, partition)).collect();
-        let (committed, starts) = self.group_offsets(&named)?;
-        for (partition, (committed, start)) in fresh.into_iter().zip(committed.into_iter().zip(starts)) {
-            self.watermarks.reached_end(partition, committed.unwrap_or(start));
-        }
-        Ok(())
-    }
-
-    /// Per partition what the group has committed, and where the partition begins.
-    fn group_offsets(&self, partitions: &[(&str, i32)]) -> Result<(Vec<Option<i64>>, Vec<i64>), BusError> {
-        let unknown = |error| BusError::Unavailable(anyhow!("read the offsets of {}: {error}", self.letters.topic));
-        let committed = self.consumer.client().committed(partitions, PATIENCE).map_err(unknown)?;
-        let starts = self.sender.producer().client().edges(partitions, Edge::Start, PATIENCE).map_err(unknown)?;
-        Ok((committed, starts))
-    }
-
-    /// Commits what is new, without waiting for it. With transactions, only what no transaction will: ends of partitions.
-    fn commit_offsets(&mut self) -> Result<(), BusError> {
-        if self.transaction.as_ref().is_some_and(|state| !state.is_idle()) || !self.joined {
-            return Ok(());
-        }
-        let offsets = self.watermarks.unsent();
-        if !offsets.is_empty() {
-            self.watermarks.sent_offsets(&offsets);
-            match self.consumer.commit(&offsets) {
-                Ok(()) => self.commits_open += 1,
-                Err(error) => {
-                    tracing::debug!("commit: {error}");
-                    offsets.iter().for_each(|&(partition, _)| self.watermarks.not_committed(partition));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn take_commit(&mut self, result: Vec<(i32, Result<i64, Error>)>) {
-        self.commits_open = self.commits_open.saturating_sub(1);
-        for (partition, offset) in result {
-            match offset {
-                Ok(offset) => self.watermarks.committed(partition, offset),
-                Err(error) => {
-                    // Told again with the next one; where the partition is another's now, it is for that one to tell
-                    tracing::debug!("commit of {} [{partition}]: {error}", self.letters.topic);
-                    self.watermarks.not_committed(partition);
-                }
-            }
-        }
-    }
-
-    /// Commits what is new and waits for it; false where the deadline came first.
-    fn commit_and_wait(&mut self, deadline: Instant) -> Result<bool, BusError> {
-        self.commit_offsets()?;
-        while self.commits_open > 0 {
-            let now = Instant::now();
-            if now >= deadline {
-                return Ok(false);
-            }
-            if let Some(result) = self.consumer.commit_result((deadline - now).min(BUSY)) {
-                self.take_commit(result);
-            }
-        }
-        Ok(self.watermarks.all_committed())
     }
 
     /// Takes up changes of the assignment.
@@ -447,144 +325,6 @@ impl KafkaSubscription {
         } else {
             BUSY
         }
-    }
-
-    /// Makes sure that `outbox` can be sent; false where a producer with smaller batches is to be made first, but
-    /// cannot be yet.
-    fn prepare(&mut self, outbox: &Outbox, deadline: Instant) -> Result<bool, BusError> {
-        let journal = Some(&self.settings.journal).filter(|journal| journal.level != Level::Off);
-        // What is refused later is told to these
-        let own = || [&self.letters.error].into_iter().chain(journal.map(|journal| &journal.topic));
-        let topics = || outbox.topics().iter().chain(own());
-        if self.sender.knows(topics()) {
-            return Ok(true);
-        }
-        let topics: BTreeSet<_> = topics().cloned().collect();
-        if self.sender.learn(&topics.into_iter().collect::<Vec<_>>())? {
-            return Ok(true);
-        }
-        if !self.flush_until(deadline)? {
-            return Ok(false);
-        }
-        self.sender.reopen()?;
-        self.init_transactions()?;
-        Ok(true)
-    }
-
-    fn flush_until(&mut self, deadline: Instant) -> Result<bool, BusError> {
-        if self.transaction.is_some() {
-            return self.commit_transaction(deadline);
-        }
-        loop {
-            self.serve_sender(Duration::ZERO)?;
-            if self.sender.is_idle() {
-                return Ok(true);
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                return Ok(false);
-            }
-            self.serve_sender((deadline - now).min(BUSY))?;
-        }
-    }
-
-    /// Sends an output, or in its place a dead letter of its input where the topic does not take it.
-    fn send(
-        &mut self,
-        output: &OutputRef<'_>,
-        token: u64,
-        batch: &Batch,
-        deadline: Instant,
-    ) -> Result<Result<(), Error>, BusError> {
-        let target = self.sender.target(output.topic).unwrap_or_default();
-        let too_large = self.sender.too_large(target, output).map(|reason| (reason, false));
-        let Some((reason, time)) = too_large.or_else(|| self.convicted(batch, output)) else {
-            self.watermarks.sent(token);
-            if !self.suspect(batch, output) {
-                return Ok(self.sender.send(target, output, token));
-            }
-            let alone = self.sender.send_isolated(target, output, token, deadline);
-            return Ok(
-                alone.and_then(|done| if done && !self.sender.has_failed() { Ok(()) } else { Err(Error::undo()) })
-            );
-        };
-        if *output.topic == self.settings.journal.topic {
-            self.lose_entry(&reason);
-            return Ok(Ok(()));
-        }
-        // A time that one topic refuses the next one would refuse too: librdkafka takes the present for 0
-        let time_of = |output: &OutputRef<'_>| if time { 0 } else { output.timestamp };
-        if *output.topic == self.letters.error {
-            let lost = || BusError::Fatal(anyhow!("a dead letter is lost: {reason}"));
-            let amended = OutputRef { timestamp: time_of(output), ..*output };
-            return if time { self.send(&amended, token, batch, deadline) } else { Err(lost()) };
-        }
-        self.refused += 1;
-        let mut outbox = Outbox::default();
-        let id = output.value.and_then(slip::id_of);
-        self.reject(&mut outbox, output.input, batch, id.as_deref(), &reason);
-        outbox.iter(batch).try_fold(Ok(()), |sent, letter| match sent {
-            Ok(()) => self.send(&OutputRef { timestamp: time_of(&letter), ..letter }, token, batch, deadline),
-            Err(error) => Ok(Err(error)),
-        })
-    }
-
-    fn try_settle(&mut self, batch: &Arc<Batch>, inputs: Range<usize>, outbox: &Outbox) -> Result<(), BusError> {
-        let deadline = Instant::now() + PATIENCE;
-        let waits = |this: &Self| Err(BusError::Unavailable(this.settings.health.waits()));
-        self.serve_sender(Duration::ZERO)?;
-        while self.transaction.is_none() && self.sender.is_recovering() {
-            // What was refused with its neighbours goes first
-            if Instant::now() >= deadline {
-                return waits(self);
-            }
-            self.serve_sender(BUSY)?;
-        }
-        if !self.ready_to_send(deadline)? || !self.prepare(outbox, deadline)? {
-            return waits(self);
-        }
-        match self.sender.wait_for_room(outbox.len(), outbox.bytes(batch), deadline) {
-            Ok(true) => {}
-            Ok(false) => return waits(self),
-            Err(error) => self.replace_producer(&error)?,
-        }
-        self.begin(inputs.len())?;
-        let mut settled = self.watermarks.settle(batch, inputs);
-        for output in outbox.iter(batch) {
-            let Some(token) = settled.token(output.input) else { continue };
-            if let Err(error) = self.send(&output, token, batch, deadline)? {
-                // A transaction that is undone brings all of its inputs again
-                self.transaction_failed(&error)?;
-                break;
-            }
-        }
-        self.watermarks.release(&settled);
-        self.watermarks.advance();
-        self.serve()
-    }
-
-    /// Whether the group has acknowledged all of the partitions beside `own`: their reader may be alive and slow, or dead
-    /// without the group having noticed, and then they become this member's.
-    fn others_are_done(&self, own: &[i32]) -> Result<bool, BusError> {
-        let topic = self.letters.topic.as_str();
-        let count = self.admin.partitions()?.get(topic).copied().unwrap_or_default() as i32;
-        let others: Vec<_> = (0..count).filter(|partition| !own.contains(partition)).collect();
-        if others.is_empty() {
-            return Ok(true);
-        }
-        let named: Vec<_> = others.iter().map(|&partition| (topic, partition)).collect();
-        let (committed, starts) = self.group_offsets(&named)?;
-        let ends = self.ends(&others)?;
-        let mut done = committed.iter().zip(starts.iter().zip(&ends));
-        Ok(done.all(|(committed, (start, end))| committed.unwrap_or(*start) >= *end))
-    }
-
-    /// Where the partitions of this member end at present, whether it is committed or not.
-    fn ends(&self, partitions: &[i32]) -> Result<Vec<i64>, BusError> {
-        let topic = self.letters.topic.as_str();
-        let partitions: Vec<_> = partitions.iter().map(|&partition| (topic, partition)).collect();
-        let ends = self.sender.producer().client().edges(&partitions, Edge::End, PATIENCE);
-        ends.map_err(|error| BusError::Unavailable(anyhow!("read the end of {topic}: {error}")))
     }
 }
 

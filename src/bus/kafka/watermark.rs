@@ -138,7 +138,7 @@ impl Watermarks {
     }
 
     /// Takes note that all before `offset` has been handed out, or is not for readers.
-    pub fn reached_end(&mut self, partition: i32, offset: i64) {
+    pub fn passed(&mut self, partition: i32, offset: i64) {
         if let Some(state) = self.partitions.get_mut(&partition) {
             state.end = Some(offset);
         }
@@ -488,7 +488,7 @@ mod tests {
         let mut marks = Watermarks::default();
         marks.assign(&[0]);
         let batch = hand_out(&mut marks, &[(0, 0)]);
-        marks.reached_end(0, 2); // one marker behind the record
+        marks.passed(0, 2); // one marker behind the record
         assert_eq!((confirmed(&marks, 0), marks.positions().collect::<Vec<_>>()), (Some(0), vec![(0, None)]));
         let tokens = settle(&mut marks, &batch, 0..1);
         deliver(&mut marks, &tokens);
