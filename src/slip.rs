@@ -7,6 +7,8 @@
 //!
 //! Everything that does not change keeps its bytes: unknown header fields, fields beside header and payload, spelling.
 
+pub(crate) mod resume;
+
 use std::borrow::Cow;
 
 use serde::Deserialize;

@@ -13,6 +13,8 @@
 //! Other headers pass through. Those of an earlier rejection are replaced.
 
 mod letter;
+pub mod marks;
+pub mod replay;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
