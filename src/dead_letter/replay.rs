@@ -280,3 +280,213 @@ fn name(text: &str) -> Option<(String, &str)> {
         _ => Some((quoted[1..quoted.len() - 1].to_owned(), rest)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{bus::Batch, config::Config, dead_letter::DeadLetters};
+
+    fn topic(name: &str) -> Topic {
+        Topic::new(name).unwrap()
+    }
+
+    fn replay(way: Way, set: &[&str]) -> Replay {
+        let stops = Stops::new(["Source", "AddEmail", "WhiteList", "Log"].map(topic));
+        let set = set.iter().map(|text| Assignment::parse(text).unwrap()).collect();
+        Replay { limits: Limits::default(), stops, source: topic("Source"), way, set }
+    }
+
+    fn rules(toml: &str) -> Way {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        std::fs::write(&file, toml).unwrap();
+        Way::Replan(Box::new(Rules::new(&Config::load(Some(&file), [("", "")]).unwrap()).unwrap()))
+    }
+
+    /// The dead letter that the stop on `at` makes of a value with these headers, and what `replay` makes of that: topic,
+    /// count, headers, value.
+    type Done = (String, u32, Vec<(String, Option<Vec<u8>>)>, Option<Vec<u8>>);
+
+    fn done(replay: &Replay, at: &str, headers: &[(&str, &str)], value: Option<&[u8]>) -> Result<Done, String> {
+        let letters = DeadLetters { stop: "stop".into(), topic: topic(at), error: topic("Error") };
+        let mut encoded = Vec::new();
+        headers.iter().for_each(|(name, value)| Headers::push(&mut encoded, name, Some(value.as_bytes())));
+        let mut batch = Batch::default();
+        let headers = Headers::from_encoded(&encoded);
+        batch.push(Record { partition: 1, offset: 2, timestamp: 77, key: Some(b"\xffk"), headers, value });
+        let mut outbox = Outbox::default();
+        letters.write(&mut outbox, 0, &batch.get(0), "reason", 1);
+        let letter = outbox.iter(&batch).next().unwrap();
+        let record = Record { headers: letter.headers, ..batch.get(0) };
+        let sent = replay.plan(&record, &Letter::read(&record))?;
+        let mut out = Outbox::default();
+        sent.write(&record, &mut out);
+        let none = Batch::default();
+        let written = out.iter(&none).next().unwrap();
+        assert_eq!((written.key, written.timestamp), (Some(&b"\xffk"[..]), 77));
+        let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+        let headers = written.headers.into_iter().map(|(name, value)| (name.to_owned(), owned(value))).collect();
+        Ok((written.topic.to_string(), sent.replays, headers, owned(written.value)))
+    }
+
+    fn value_of(done: Result<Done, String>) -> String {
+        String::from_utf8(done.unwrap().3.unwrap()).unwrap()
+    }
+
+    const VALUE: &str = r#"{"header":{"route":["Log"],"historical_route":["AddEmail","WhiteList"],"id":"a"},"payload":{"n": 2.50,"in":{"x":1}}}"#;
+
+    #[test]
+    fn a_message_goes_back_to_its_stop_without_the_headers_of_its_rejection() {
+        let rest = replay(Way::Rest, &[]);
+        let (to, replays, headers, value) =
+            done(&rest, "WhiteList", &[("x", "1"), (REPLAYS, "2")], Some(VALUE.as_bytes())).unwrap();
+        assert_eq!((to.as_str(), replays), ("WhiteList", 3));
+        assert_eq!(headers, [("x".to_owned(), Some(b"1".to_vec()))], "the slip counts now");
+        assert_eq!(value.unwrap(), VALUE.replace(r#""id":"a""#, r#""id":"a","replays":3"#).into_bytes());
+    }
+
+    #[test]
+    fn what_has_no_slip_goes_back_byte_for_byte() {
+        let rest = replay(Way::Rest, &[]);
+        let counted = vec![(REPLAYS.to_owned(), Some(b"1".to_vec()))];
+        for (at, value) in [
+            ("Source", Some(VALUE.as_bytes())), // whatever it looks like
+            ("Source", None),
+            ("WhiteList", Some(&b"\xff{"[..])),
+            ("WhiteList", Some(b"{}")),
+            ("WhiteList", Some(br#"{"header":{"route":["Nowhere"]},"payload":{}}"#)),
+        ] {
+            let done = done(&rest, at, &[], value).unwrap();
+            assert_eq!(done, (at.to_owned(), 1, counted.clone(), value.map(<[u8]>::to_vec)));
+        }
+        // Only the count would make it too long
+        let limits = Limits { message_bytes: VALUE.len(), ..Limits::default() };
+        let tight = Replay { limits, ..replay(Way::Rest, &[]) };
+        assert_eq!(value_of(done(&tight, "WhiteList", &[], Some(VALUE.as_bytes()))), VALUE);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said() {
+        let from = |stop: &str| replay(Way::From(topic(stop)), &[]);
+        let way = |toml: &str| replay(rules(toml), &[]);
+        let rule = |end: &str| way(&format!("[[busdriver.rule]]\nname = \"r\"\n{end}\n"));
+        let limits = Limits { message_bytes: VALUE.len(), ..Limits::default() };
+        for (replay, at, value, expected) in [
+            (replay(Way::Rest, &[]), "Gone", VALUE, "no stop here reads Gone any more, and `stops` does not list it"),
+            (from("Source"), "WhiteList", VALUE, "Source is not on its route, AddEmail → WhiteList → Log"),
+            (from("Log"), "Source", VALUE, "it has no slip"),
+            (from("Log"), "WhiteList", "{}", "it has no slip"),
+            (from("Log"), "WhiteList", "{", "not JSON: EOF while parsing an object at line 1 column 1"),
+            (
+                Replay { limits, ..from("AddEmail") },
+                "WhiteList",
+                VALUE,
+                "128 bytes, more than limits.message_bytes = 116",
+            ),
+            (rule("drop = \"old\""), "WhiteList", VALUE, "the rules drop it now: old"),
+            (rule("reject = \"odd\""), "WhiteList", VALUE, "the rules reject it: odd"),
+            (rule("when = \"false\"\nroute = [\"Log\"]"), "WhiteList", VALUE, "the rules reject it: no rule matches"),
+            (rule("route = [\"Log\"]"), "WhiteList", "[]", "not a JSON object"),
+            (
+                replay(Way::Rest, &["payload.n.x=1"]),
+                "WhiteList",
+                VALUE,
+                "payload.n is no object, so nothing can be set in it",
+            ),
+            (replay(Way::Rest, &["payload.n=1"]), "WhiteList", "[]", "nothing can be set in it: not a JSON object"),
+        ] {
+            assert_eq!(done(&replay, at, &[], Some(value.as_bytes())).unwrap_err(), expected);
+        }
+        let deep = format!("payload.n={}{}", "[".repeat(126), "]".repeat(126));
+        let error = done(&replay(Way::Rest, &[&deep]), "WhiteList", &[], Some(VALUE.as_bytes()));
+        assert!(error.is_ok(), "as deep as may be: {error:?}");
+        let deep = format!("payload.n={}{}", "[".repeat(127), "]".repeat(127));
+        let error = done(&replay(Way::Rest, &[&deep]), "WhiteList", &[], Some(VALUE.as_bytes())).unwrap_err();
+        assert_eq!(error, "with what is set in it: nested deeper than limits.depth = 128");
+        let foreign =
+            Record { partition: 0, offset: 0, timestamp: 0, key: None, headers: Headers::default(), value: None };
+        let error = replay(Way::Rest, &[]).plan(&foreign, &Letter::read(&foreign)).unwrap_err();
+        assert_eq!(error, "not a dead letter of metrobus");
+    }
+
+    #[test]
+    fn rules_give_a_new_route_and_the_id_stays() {
+        let replan = replay(
+            rules(
+                "[[busdriver.rule]]\nname = \"r\"\nwhen = \"payload.n == 3\"\nroute = [\"WhiteList\", \"Log\"]\nset = { t = 'payload.n' }",
+            ),
+            &["payload.n=3"],
+        );
+        let value: serde_json::Value =
+            serde_json::from_str(&value_of(done(&replan, "AddEmail", &[], Some(VALUE.as_bytes())))).unwrap();
+        let header = &value["header"];
+        assert_eq!((&header["rule"], &header["id"], &header["replays"]), (&"r".into(), &"a".into(), &1.into()));
+        assert_eq!(header["route"].to_string() + &header["historical_route"].to_string(), r#"["Log"]["WhiteList"]"#);
+        assert_eq!(value["payload"].to_string(), r#"{"in":{"x":1},"n":3,"t":3}"#);
+        // Where journeys begin an id is none, whatever it says
+        let raw = done(&replan, "Source", &[], Some(br#"{"header":{"id":"forged"},"payload":{"n":1}}"#)).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&raw.3.unwrap()).unwrap();
+        assert!(Uuid::parse_str(value["header"]["id"].as_str().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn fields_are_set_at_any_depth_and_the_rest_keeps_its_spelling() {
+        let set = |set: &[&str]| value_of(done(&replay(Way::Rest, set), "WhiteList", &[], Some(VALUE.as_bytes())));
+        let payload = |value: String| value.split_once(r#""payload":"#).unwrap().1.to_owned();
+        for (assignments, expected) in [
+            (&["payload.n=1e400"][..], r#"{"n": 1e400,"in":{"x":1}}}"#),
+            (&["payload.n=ab c=d"], r#"{"n": "ab c=d","in":{"x":1}}}"#),
+            (&["payload.n='5'"], r#"{"n": "5","in":{"x":1}}}"#),
+            (&["payload.n=\"5\""], r#"{"n": "5","in":{"x":1}}}"#),
+            (&["payload.n="], r#"{"n": "","in":{"x":1}}}"#),
+            (&["payload.in.x={\"y\": 1}", "payload.in.x.y=2"], r#"{"n": 2.50,"in":{"x":{"y": 2}}}}"#),
+            (&["payload.a.b.c=null"], r#"{"n": 2.50,"in":{"x":1},"a":{"b":{"c":null}}}}"#),
+            (&["payload.\"a.=\\\"\".'b\"'=1"], r#"{"n": 2.50,"in":{"x":1},"a.=\"":{"b\"":1}}}"#),
+        ] {
+            assert_eq!(payload(set(assignments)), expected, "{assignments:?}");
+        }
+        for wrong in [
+            "",
+            "payload",
+            "payload=1",
+            "n=1",
+            "payload.",
+            "payload.=1",
+            "payload.a",
+            "payloada=1",
+            "payload.\"a=1",
+            "header.id=1",
+        ] {
+            let error = Assignment::parse(wrong).unwrap_err();
+            assert!(error.starts_with("a field of the payload and its value are expected"), "{wrong}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_sent_again_or_refused_and_never_changed(value in prop::option::of(prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..60),
+            "\\{\"header\":\\{\"route\":\\[\"(Log|X)\"\\](,\"id\":.{0,4})?\\},\"payload\":.{0,12}\\}".prop_map(String::into_bytes),
+        ])) {
+            let (_, replays, headers, sent) = done(&replay(Way::Rest, &[]), "WhiteList", &[], value.as_deref()).unwrap();
+            prop_assert_eq!(replays, 1);
+            let counted_beside = !headers.is_empty();
+            if counted_beside {
+                prop_assert_eq!(sent, value);
+            } else {
+                let text = String::from_utf8(sent.unwrap()).unwrap();
+                prop_assert_eq!(text.replacen(",\"replays\":1}", "}", 1), String::from_utf8(value.unwrap()).unwrap());
+            }
+        }
+
+        #[test]
+        fn no_assignment_panics(text in "payload[.a=\"'\\\\{}1]{0,12}") {
+            if let Ok(assignment) = Assignment::parse(&text) {
+                let mut payload = Payload::new(r#"{"a":{"a":1}}"#).unwrap();
+                let _ = assignment.carry_out(&mut payload);
+            }
+        }
+    }
+}

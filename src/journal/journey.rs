@@ -43,6 +43,8 @@ impl Journey {
             Outcome::Finished => format!("finished at {stop}"),
             Outcome::Dropped => format!("dropped at {stop}{reason}"),
             Outcome::Rejected => format!("rejected at {stop}, to {next}{reason}"),
+            // Where journeys begin it is given one
+            Outcome::Replayed if last.id.is_none() => format!("replayed to {next}; from there it may go by an id"),
             Outcome::Replayed => format!("on its way: replayed to {next}, where nothing is noted of it yet"),
             Outcome::Discarded => format!("discarded, after {stop} had rejected it{reason}"),
         }

@@ -2,7 +2,7 @@
 
 mod repair;
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -110,48 +110,58 @@ fn run(matches: &ArgMatches, context: &Context) -> Result<()> {
     }
 }
 
-/// Calls `each` with every dead letter that there is, in the order of each partition, until it breaks off.
-fn each_letter(
-    bus: &dyn Bus,
-    context: &Context,
-    mut each: impl FnMut(&Record<'_>, Letter) -> Result<ControlFlow<()>>,
-) -> Result<()> {
-    read(bus, &context.config.error_topic, context, |record| each(record, Letter::read(record)))
+/// Where letters and marks are read.
+struct Desk<'a> {
+    bus: Box<dyn Bus>,
+    /// The topics that there are: a bus that no stop has run on yet has no dead letters.
+    topics: BTreeSet<String>,
+    context: &'a Context,
 }
 
-/// What became of letters so far.
-fn marks(bus: &dyn Bus, context: &Context) -> Result<Marks> {
-    let mut marks = Marks::default();
-    read(bus, &context.config.repair_topic, context, |record| {
-        marks.take(record);
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(marks)
-}
+impl<'a> Desk<'a> {
+    fn open(context: &'a Context) -> Result<Self> {
+        let bus = context.bus()?;
+        let topics = persist("the bus", context.connect_timeout, &context.shutdown, || {
+            bus.connect()?;
+            bus.topics()
+        })?;
+        let topics = topics.into_iter().flatten().map(|info| info.name).collect();
+        Ok(Self { bus, topics, context })
+    }
 
-/// Calls `each` with every record of a topic, until it breaks off.
-fn read(
-    bus: &dyn Bus,
-    topic: &Topic,
-    context: &Context,
-    mut each: impl FnMut(&Record<'_>) -> Result<ControlFlow<()>>,
-) -> Result<()> {
-    let reader = persist("the bus", context.connect_timeout, &context.shutdown, || {
-        bus.connect()?;
-        // A bus that no stop has run on yet has no dead letters
-        let exists = bus.topics()?.iter().any(|info| info.name == topic.as_str());
-        exists.then(|| bus.reader_from(topic, &[])).transpose()
-    })?;
-    let Some(Some(mut reader)) = reader else { return Ok(()) };
-    while !context.shutdown.requested() && !reader.at_end() {
-        let Some(batch) = persist("the bus", None, &context.shutdown, || reader.poll(BATCH, POLL))? else { break };
-        for record in batch.iter() {
-            if each(&record)?.is_break() {
-                return Ok(());
+    /// Calls `each` with every dead letter that there is, in the order of each partition, until it breaks off.
+    fn each_letter(&self, mut each: impl FnMut(&Record<'_>, Letter) -> Result<ControlFlow<()>>) -> Result<()> {
+        self.read(&self.context.config.error_topic, |record| each(record, Letter::read(record)))
+    }
+
+    /// What became of letters so far.
+    fn marks(&self) -> Result<Marks> {
+        let mut marks = Marks::default();
+        self.read(&self.context.config.repair_topic, |record| {
+            marks.take(record);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(marks)
+    }
+
+    /// Calls `each` with every record of a topic, until it breaks off.
+    fn read(&self, topic: &Topic, mut each: impl FnMut(&Record<'_>) -> Result<ControlFlow<()>>) -> Result<()> {
+        if !self.topics.contains(topic.as_str()) {
+            return Ok(());
+        }
+        let shutdown = &self.context.shutdown;
+        let open = || self.bus.reader_from(topic, &[]);
+        let Some(mut reader) = persist("the bus", self.context.connect_timeout, shutdown, open)? else { return Ok(()) };
+        while !shutdown.requested() && !reader.at_end() {
+            let Some(batch) = persist("the bus", None, shutdown, || reader.poll(BATCH, POLL))? else { break };
+            for record in batch.iter() {
+                if each(&record)?.is_break() {
+                    return Ok(());
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn list(arguments: List, context: &Context) -> Result<()> {
@@ -159,9 +169,9 @@ fn list(arguments: List, context: &Context) -> Result<()> {
     let filter = arguments.which.filter();
     let mut found = std::collections::VecDeque::new();
     let mut count = 0_u64;
-    let bus = context.bus()?;
-    let marks = marks(&*bus, context)?;
-    each_letter(&*bus, context, |_, letter| {
+    let desk = Desk::open(context)?;
+    let marks = desk.marks()?;
+    desk.each_letter(|_, letter| {
         let mark = marks.of(&letter);
         if filter.matches(&letter) && (arguments.all || mark.is_none()) {
             count += 1;
@@ -246,9 +256,9 @@ fn object(letter: &Letter, mark: Option<&Mark>) -> Value {
 
 fn show(arguments: &Show, context: &Context) -> Result<()> {
     let mut shown = Vec::new();
-    let bus = context.bus()?;
-    let marks = marks(&*bus, context)?;
-    each_letter(&*bus, context, |record, letter| {
+    let desk = Desk::open(context)?;
+    let marks = desk.marks()?;
+    desk.each_letter(|record, letter| {
         if letter.is_called(&arguments.id) {
             let mark = marks.of(&letter);
             shown.push(match arguments.json {

@@ -138,3 +138,133 @@ fn without(object: &str, name: &str) -> Vec<u8> {
     out.push(b'}');
     if found { out } else { object.as_bytes().to_vec() }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        bus::{Headers, Record},
+        slip::{Itinerary, Limits, Stops},
+    };
+
+    fn topic(name: &str) -> Topic {
+        Topic::new(name).unwrap()
+    }
+
+    fn record(value: &str) -> Record<'_> {
+        let (key, headers, value) = (None, Headers::default(), Some(value.as_bytes()));
+        Record { partition: 0, offset: 0, timestamp: 0, key, headers, value }
+    }
+
+    fn resume(value: &str, at: &str, from: Option<&str>, replays: u32) -> Result<String, NoWay> {
+        let stops = Stops::new(["A", "B", "C", "D", "E"].map(topic));
+        let message = Message::parse(record(value), &Limits::default(), &stops).unwrap();
+        let resumed = resumed(&message, &topic(at), from.map(topic).as_ref(), replays)?;
+        Ok(String::from_utf8(resumed).unwrap())
+    }
+
+    #[test]
+    fn only_the_count_is_new_where_a_message_goes_on() {
+        let value = r#" {"v":1, "payload" : {"a":2.50,"replays":7} ,"header":{ "x":[1 , 2],"historical_route":["\u0041" ],"route":["C" , "B"], "t":1e400}} "#;
+        let expected = r#"{"v":1, "payload" : {"a":2.50,"replays":7} ,"header":{ "x":[1 , 2],"historical_route":["\u0041" ],"route":["C" , "B"], "t":1e400,"replays":1}}"#;
+        assert_eq!(resume(value, "A", None, 1).unwrap(), expected);
+        assert_eq!(resume(value, "A", Some("A"), 1).unwrap(), expected, "that is where it was");
+        let again = resume(expected, "A", None, 2).unwrap();
+        assert_eq!(again, expected.replace(r#""replays":1}}"#, r#""replays":2}}"#));
+        assert_eq!((replays(value.as_bytes()), replays(again.as_bytes())), (0, 2));
+        for other in
+            ["", "[]", "{}", r#"{"header":{}}"#, r#"{"header":{"replays":-1}}"#, r#"{"header":{"replays":"1"}}"#]
+        {
+            assert_eq!(replays(other.as_bytes()), 0, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_is_taken_out() {
+        for (header, expected) in [
+            (r#"{"deadline":5,"route":[]}"#, r#"{"route":[],"replays":1}"#),
+            (r#"{ "route" : [ ] , "deadline" : "x" }"#, r#"{"route" : [ ],"replays":1}"#),
+            (r#"{"d\u0065adline":5,"route":[],"deadline":{"a":1}}"#, r#"{"route":[],"replays":1}"#),
+        ] {
+            let value = format!(r#"{{"header":{header},"payload":{{"deadline":1}}}}"#);
+            let expected = format!(r#"{{"header":{expected},"payload":{{"deadline":1}}}}"#);
+            assert_eq!(resume(&value, "A", None, 1).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_stop_is_found_on_the_whole_route() {
+        // Twice on B: behind is nearer than before
+        let at_c = r#"{"header":{"route":["E","B"],"historical_route":["A","B","C"]},"payload":{}}"#;
+        let header = |from: &str| {
+            let value: Value = serde_json::from_str(&resume(at_c, "C", Some(from), 1).unwrap()).unwrap();
+            (value["header"]["route"].to_string(), value["header"]["historical_route"].to_string())
+        };
+        assert_eq!(header("B"), (r#"["E","B","C"]"#.into(), r#"["A","B"]"#.into()));
+        assert_eq!(header("A"), (r#"["E","B","C","B"]"#.into(), r#"["A"]"#.into()));
+        assert_eq!(header("E"), ("[]".into(), r#"["A","B","C","B","E"]"#.into()));
+        assert_eq!(header("C"), (r#"["E","B"]"#.into(), r#"["A","B","C"]"#.into()));
+        let error = resume(at_c, "C", Some("D"), 1).unwrap_err();
+        assert_eq!(error.to_string(), "D is not on its route, A → B → C → B → E");
+        // Without a history nothing says that it is at A but that it lay there
+        let bare = r#"{"header":{"route":["C","B"]},"payload":{}}"#;
+        let with = |header: &str| format!(r#"{{"header":{{{header}}},"payload":{{}}}}"#);
+        assert_eq!(resume(bare, "A", Some("A"), 1).unwrap(), with(r#""route":["C","B"],"replays":1"#));
+        let expected = with(r#""route":["C"],"replays":1,"historical_route":["B"]"#);
+        let sorted = |json: &str| serde_json::from_str::<Value>(json).unwrap();
+        assert_eq!(sorted(&resume(bare, "A", Some("B"), 1).unwrap()), sorted(&expected));
+        assert_eq!(resume("{}", "A", None, 1), Err(NoWay::NoSlip));
+    }
+
+    #[test]
+    fn a_new_route_keeps_the_id() {
+        let new = r#"{"header":{"route":["B"],"deadline":9,"id":"new"},"payload":{"id":1}}"#;
+        let departed = |id| String::from_utf8(departed(new.as_bytes(), id, 3).unwrap()).unwrap();
+        assert_eq!(
+            departed(Some("o\"ld")),
+            r#"{"header":{"route":["B"],"deadline":9,"id":"o\"ld","replays":3},"payload":{"id":1}}"#
+        );
+        assert_eq!(departed(None), new.replace(r#""new""#, r#""new","replays":3"#));
+    }
+
+    /// The value as it comes to each stop of a journey, the first one first.
+    fn journey(route: &[Topic], payload: &str) -> Vec<String> {
+        let (limits, stops) = (Limits::default(), Stops::new(route.iter().cloned()));
+        let written = |message: &Message<'_>| {
+            let mut out = Vec::new();
+            message.write_next(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let mut message = Message::parse_untrusted(record(payload), &limits).unwrap();
+        message.depart(&Itinerary::new(route), Uuid::nil());
+        let mut values = vec![written(&message)];
+        for _ in 1..route.len() {
+            let next = written(&Message::parse(record(values.last().unwrap()), &limits, &stops).unwrap());
+            values.push(next);
+        }
+        values
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_goes_on_as_it_had_come(
+            length in 1..8_usize, at: prop::sample::Index, from: prop::sample::Index, text in ".{0,20}", count in 1..9_u32,
+        ) {
+            let route: Vec<_> = (0..length).map(|n| topic(&format!("Stop{n}"))).collect();
+            let payload = format!(r#"{{ "n":2.50 , "text":{}}}"#, serde_json::to_string(&text).unwrap());
+            let values = journey(&route, &payload);
+            let (at, from) = (at.index(length), from.index(length));
+            let stops = Stops::new(route.iter().cloned());
+            let message = Message::parse(record(&values[at]), &Limits::default(), &stops).unwrap();
+            let counted = |value: &str| value.replace(r#"},"payload""#, &format!(r#","replays":{count}}},"payload""#));
+            let resumed = |from| String::from_utf8(resumed(&message, &route[at], from, count).unwrap()).unwrap();
+            prop_assert_eq!(resumed(None), counted(&values[at]));
+            // Wherever it is set to, it is what once came to that stop, or would have
+            prop_assert_eq!(resumed(Some(&route[from])), counted(&values[from]));
+        }
+    }
+}

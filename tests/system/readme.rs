@@ -132,8 +132,10 @@ fn the_commands_run_in_the_order_of_the_page() {
     let last = tail.run().assert_code(0).stdout_text();
     assert!(last.contains(r#""payload":{"account_number": 1000000, "note": 2.50,"#), "as it went in: {last}");
 
-    let rules = blocks().into_iter().find(|block| block.section == "Rules" && block.language == "toml");
-    reader.folder.write("rules.toml", rules.expect("rules").text);
+    for (section, name) in [("Rules", "rules.toml"), ("Putting it right", "currency.toml")] {
+        let rules = blocks().into_iter().find(|block| block.section == section && block.language == "toml");
+        reader.folder.write(name, rules.expect("rules").text);
+    }
     let outputs = reader.follow("Rules", &[]);
     assert_eq!(printed(&outputs, "metrobus check"), "sound: 2 rules, 1 test, 2 caches\n");
     let planned = printed(&outputs, "metrobus plan --from Source --last 3");
@@ -153,6 +155,15 @@ fn the_commands_run_in_the_order_of_the_page() {
     assert!(track.lines().count() == 7 && track.ends_with("1  dropped: unknown account\n"), "{track}");
     assert_eq!(shape(&page.expect("what it prints").text), shape(track));
     assert!(printed(&outputs, "metrobus journeys").lines().any(|line| line.starts_with("contactpoint  dropped ")));
+
+    let outputs = reader.follow("Putting it right", &[]);
+    let tracks: Vec<_> = outputs.iter().filter(|(command, _)| command == "metrobus track --key 7").collect();
+    assert!(tracks[0].1.ends_with("1  rejected, to Error: unknown currency\n"), "{outputs:?}");
+    assert!(printed(&outputs, "metrobus plan").contains("\n  to   known: Log\n"), "{outputs:?}");
+    let replay = "metrobus dead replay --reason 'unknown currency' --replan";
+    assert!(printed(&outputs, &format!("{replay} --dry-run")).ends_with("(rule known)\nwould replay 1: Log 1\n"));
+    assert_eq!(outputs.iter().find(|(command, _)| command == replay).expect("it").1, "replayed 1: Log 1\n");
+    assert!(tracks[1].1.contains("\nfinished at logstop\n"), "{outputs:?}");
 
     reader.follow("Look-ups by the million", &[]);
     assert!(reader.folder.path("data/emails.lmdb").is_file() && reader.folder.path("data/whitelist.lmdb").is_file());
@@ -196,6 +207,7 @@ fn every_section_with_commands_is_run() {
             "First steps",
             "Rules",
             "Where did it go?",
+            "Putting it right",
             "A stop of your own",
             "On Kafka",
             "Look-ups by the million",
@@ -260,6 +272,7 @@ fn every_name_on_the_page_exists() {
         .iter()
         .map(|role| vec![role.name, "--help"])
         .chain([vec!["cache", "load", "--help"], vec!["cache", "build", "--help"], vec!["--help"]])
+        .chain(["ls", "show", "replay", "discard"].map(|command| vec!["dead", command, "--help"]))
         .map(|call| Metrobus::new().args(call).run().assert_code(0).stdout_text())
         .collect();
     let words: BTreeSet<_> = help.split(|c: char| c.is_whitespace() || ",<>=[]".contains(c)).collect();
@@ -267,7 +280,7 @@ fn every_name_on_the_page_exists() {
     let is_key = |key: &str| key.split('.').try_fold(&defaults, |found, name| found.get(name)).is_some();
     let headers = include_str!("../../src/dead_letter/mod.rs");
     // Words of messages, of other programs and of the library
-    let known = ["id", "account_number", "***", "read_committed", "RUST_LOG", "Handler", "METROBUS_CONFIG"];
+    let known = ["id", "account_number", "***", "read_committed", "replays", "RUST_LOG", "Handler", "METROBUS_CONFIG"];
     for span in spans() {
         let first = span.split(' ').next().unwrap_or_default();
         let exists = match first {

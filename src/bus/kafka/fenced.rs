@@ -5,6 +5,9 @@
 //! what they read is what is committed.
 //!
 //! The producer is never made anew, which would claim the id back from whoever has taken over.
+//!
+//! A process that is killed leaves a transaction open, and with it the readers of its topics wait: until the next one of the
+//! name is opened, else for `transaction.timeout.ms`, ten seconds.
 
 use std::{
     sync::Arc,
@@ -39,6 +42,8 @@ pub struct KafkaFenced {
     sender: Sender,
     name: String,
     phase: Phase,
+    /// Records are to have no neighbours: one of them was refused, and those beside it with it.
+    alone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -51,20 +56,12 @@ enum Phase {
     Aborting,
 }
 
-/// What became of a transaction.
-enum Attempt {
-    Committed,
-    /// It is undone: the broker does not take one of these records, of which there is one only where that is clear.
-    Refused(Vec<Refused>),
-    /// It is undone, or not ended yet: the same is to be tried again.
-    Later,
-}
-
 impl KafkaFenced {
     pub fn open(settings: &Arc<Settings>, admin: &Arc<Admin>, name: &str) -> Result<Self, BusError> {
         let id = format!("{}-{name}", settings.options.group);
         let sender = Sender::open(settings, admin, Some(id))?;
-        let publisher = Self { settings: settings.clone(), sender, name: name.to_owned(), phase: Phase::Idle };
+        let publisher =
+            Self { settings: settings.clone(), sender, name: name.to_owned(), phase: Phase::Idle, alone: false };
         match publisher.sender.producer().init_transactions(CLAIM) {
             Ok(()) => Ok(publisher),
             Err(error) if error.fatal => Err(publisher.fatal(&error)),
@@ -72,13 +69,10 @@ impl KafkaFenced {
         }
     }
 
-    /// Learns what its batches may hold. They were bounded by the limits that were known when it was opened.
-    fn learn(&mut self, topics: &[Topic]) -> Result<(), BusError> {
-        if self.sender.knows(topics.iter()) || self.sender.learn(topics)? {
-            return Ok(());
-        }
-        let names = topics.iter().map(Topic::as_str).collect::<Vec<_>>().join(", ");
-        Err(BusError::Fatal(anyhow!("max.message.bytes of one of the topics {names} has changed: start again")))
+    /// Whether its batches are short enough for all of `topics`: they were bounded by the limits that were known when it
+    /// was opened, and one may have been changed.
+    fn learn(&mut self, topics: &[Topic]) -> Result<bool, BusError> {
+        Ok(self.sender.knows(topics.iter()) || self.sender.learn(topics)?)
     }
 
     fn too_large(&self, outbox: &Outbox) -> Option<Refusal> {
@@ -88,37 +82,38 @@ impl KafkaFenced {
         })
     }
 
-    /// One transaction with all of `outbox`, `alone` with no two records in one batch.
-    fn attempt(&mut self, outbox: &Outbox, alone: bool) -> Result<Attempt, BusError> {
-        if let Err(error) = self.sender.producer().begin_transaction() {
-            return self.failed(&error).map(|()| Attempt::Later);
-        }
-        self.phase = Phase::Open;
-        let deadline = Instant::now() + DELIVERY;
-        let delivered = self.deliver(outbox, alone, deadline);
-        self.sender.delivered().for_each(drop);
-        match delivered {
-            Ok(true) => self.phase = Phase::Committing,
-            Ok(false) => self.phase = Phase::Aborting,
+    /// One transaction with all of `outbox`; gives whether it was committed, `None` where it is not ended yet.
+    fn attempt(&mut self, outbox: &Outbox) -> Result<Option<bool>, BusError> {
+        match self.sender.producer().begin_transaction() {
+            Ok(()) => self.phase = Phase::Open,
             Err(error) => self.failed(&error)?,
         }
-        if self.phase == Phase::Committing {
-            let committed = self.finish(Instant::now() + PATIENCE)?;
-            return Ok(if committed == Some(true) { Attempt::Committed } else { Attempt::Later });
+        if self.phase == Phase::Open {
+            let delivered = self.deliver(outbox, Instant::now() + DELIVERY);
+            self.sender.delivered().for_each(drop);
+            match delivered {
+                Ok(true) => self.phase = Phase::Committing,
+                Ok(false) => self.phase = Phase::Aborting,
+                Err(error) => self.failed(&error)?,
+            }
         }
-        if self.finish(Instant::now() + PATIENCE)?.is_none() {
-            return Ok(Attempt::Later);
-        }
+        self.finish(Instant::now() + PATIENCE)
+    }
+
+    /// Which output the broker does not take, where that is why the last transaction is undone and it is clear which.
+    fn refusal(&mut self) -> Result<Option<Refusal>, BusError> {
         let refused = self.sender.take_failed()?;
-        Ok(if refused.is_empty() { Attempt::Later } else { Attempt::Refused(refused) })
+        self.alone |= refused.len() > 1;
+        let one = Some(refused).filter(|refused| refused.len() == 1).and_then(|refused| refused.into_iter().next());
+        Ok(one.map(|Refused { token, reason, .. }| Refusal { output: token as usize, reason }))
     }
 
     /// Whether all of `outbox` was delivered until the deadline.
-    fn deliver(&mut self, outbox: &Outbox, alone: bool, deadline: Instant) -> Result<bool, Error> {
-        let sender = &mut self.sender;
+    fn deliver(&mut self, outbox: &Outbox, deadline: Instant) -> Result<bool, Error> {
+        let Self { sender, alone, .. } = self;
         for (index, output) in outbox.iter(&Batch::default()).enumerate() {
             let target = sender.target(output.topic).unwrap_or_default();
-            let sent = if alone {
+            let sent = if *alone {
                 sender.send_isolated(target, &output, index as u64, deadline)?
             } else {
                 let room = sender.wait_for_room(1, output.value.map_or(0, <[u8]>::len), deadline)?;
@@ -200,29 +195,30 @@ impl KafkaFenced {
 impl FencedPublisher for KafkaFenced {
     fn publish(&mut self, outbox: &Outbox) -> Result<Option<Refusal>, BusError> {
         // What the call before this one, the same, has left
-        match self.finish(Instant::now() + PATIENCE)? {
-            Some(true) => return Ok(None),
-            Some(false) => {}
-            None => return self.waits(),
-        }
-        // Of what was undone
-        self.sender.take_failed()?;
-        self.learn(outbox.topics())?;
-        if let Some(refusal) = self.too_large(outbox) {
-            return Ok(Some(refusal));
-        }
-        let mut alone = false;
-        loop {
-            match self.attempt(outbox, alone)? {
-                Attempt::Committed => return Ok(None),
-                Attempt::Later => return self.waits(),
-                // Those beside the one in a batch were refused with it
-                Attempt::Refused(refused) if refused.len() > 1 && !alone => alone = true,
-                Attempt::Refused(refused) => {
-                    let refusal = refused.into_iter().next();
-                    return Ok(refusal.map(|one| Refusal { output: one.token as usize, reason: one.reason }));
-                }
+        let mut ended = self.finish(Instant::now() + PATIENCE)?;
+        // All together, and where one is refused that is not alone, one by one
+        for _ in 0..2 {
+            match ended {
+                None => return self.waits(),
+                Some(true) => break,
+                Some(false) => {}
             }
+            if let Some(refusal) = self.refusal()? {
+                return Ok(Some(refusal));
+            }
+            self.alone |= !self.learn(outbox.topics())?;
+            if let Some(refusal) = self.too_large(outbox) {
+                return Ok(Some(refusal));
+            }
+            ended = self.attempt(outbox)?;
+        }
+        match ended {
+            Some(true) => {
+                self.alone = false;
+                Ok(None)
+            }
+            // Undone, for whatever reason: where that is a refusal, the same call finds it
+            _ => self.waits(),
         }
     }
 }

@@ -16,10 +16,10 @@ use clap::{ArgGroup, Args, Command, FromArgMatches};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Which, each_letter, marks, object};
+use super::{Desk, Which, object};
 use crate::{
     backoff::persist,
-    bus::{Batch, Bus, Fenced, FencedPublisher, Outbox, Record, Topic},
+    bus::{Batch, Fenced, FencedPublisher, Outbox, Record, Topic},
     dead_letter::{
         Filter, Letter,
         marks::{Done, Mark},
@@ -177,18 +177,21 @@ impl Selection {
 
 fn run(chosen: Chosen, act: &Act, rate: f64, context: &Context) -> Result<()> {
     let Chosen { ids, which, dry_run, json, .. } = chosen;
-    let bus = context.bus()?;
+    let mut desk = Desk::open(context)?;
     let selection = Selection { ids, filter: which.filter() };
-    all_known(&selection.ids, &*bus, context)?;
-    let publisher = if dry_run { None } else { Some(open(&*bus, context)?) };
+    all_known(&selection.ids, &desk)?;
+    let publisher = match dry_run {
+        true => None,
+        false => Some(open(&mut desk)?),
+    };
     let publisher = match publisher {
         // The end of the process was asked for
         Some(None) => return Ok(()),
         publisher => publisher.flatten(),
     };
-    let marks = marks(&*bus, context)?;
+    let marks = desk.marks()?;
     let mut run = Run::new(act, publisher, rate, json, context);
-    let read = each_letter(&*bus, context, |record, letter| {
+    let read = desk.each_letter(|record, letter| {
         if !selection.has(&letter) {
             return Ok(ControlFlow::Continue(()));
         }
@@ -216,18 +219,18 @@ fn run(chosen: Chosen, act: &Act, rate: f64, context: &Context) -> Result<()> {
 }
 
 /// Fails where one of `ids` is none of a letter, before anything is done.
-fn all_known(ids: &[String], bus: &dyn Bus, context: &Context) -> Result<()> {
+fn all_known(ids: &[String], desk: &Desk<'_>) -> Result<()> {
     let mut unknown: BTreeSet<_> = ids.iter().collect();
     if unknown.is_empty() {
         return Ok(());
     }
-    each_letter(bus, context, |_, letter| {
+    desk.each_letter(|_, letter| {
         unknown.retain(|id| !letter.is_called(id));
         Ok(if unknown.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     match ids.iter().find(|id| unknown.contains(id)) {
-        Some(id) if !context.shutdown.requested() => {
-            bail!("there is no dead letter {id:?} on topic {}; nothing was done", context.config.error_topic)
+        Some(id) if !desk.context.shutdown.requested() => {
+            bail!("there is no dead letter {id:?} on topic {}; nothing was done", desk.context.config.error_topic)
         }
         _ => Ok(()),
     }
@@ -235,16 +238,18 @@ fn all_known(ids: &[String], bus: &dyn Bus, context: &Context) -> Result<()> {
 
 /// The publisher, once all is there that it may send to; what is sent to one topic only must be let in there as well as
 /// what is sent to another. `None` where the end of the process was asked for.
-fn open(bus: &dyn Bus, context: &Context) -> Result<Option<Box<dyn FencedPublisher>>> {
+fn open(desk: &mut Desk<'_>) -> Result<Option<Box<dyn FencedPublisher>>> {
+    let Desk { bus, context, .. } = desk;
     let config = &context.config;
     let journal = (config.journal.level != Level::Off).then(|| config.journal.topic.clone());
     let own = [config.error_topic.clone(), config.repair_topic.clone()];
     let topics: Vec<_> = config.stop_topics().into_iter().chain(own).chain(journal).collect();
-    persist("the bus", context.connect_timeout, &context.shutdown, || {
-        bus.connect()?;
+    let publisher = persist("the bus", context.connect_timeout, &context.shutdown, || {
         bus.create_topics(&topics)?;
         bus.fenced_publisher(PUBLISHER)
-    })
+    })?;
+    desk.topics.extend(topics.iter().map(Topic::to_string));
+    Ok(publisher)
 }
 
 /// Letters on their way, and what became of those before.
