@@ -7,7 +7,7 @@
 //!
 //! Everything that does not change keeps its bytes: unknown header fields, fields beside header and payload, spelling.
 
-pub(crate) mod resume;
+pub mod resume;
 
 use std::borrow::Cow;
 

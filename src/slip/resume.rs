@@ -133,7 +133,7 @@ fn without(object: &str, name: &str) -> Vec<u8> {
             out.push(b',');
         }
         kept += 1;
-        out.extend_from_slice(object[offset(object, key)..offset(object, value) + value.len()].as_bytes());
+        out.extend_from_slice(&object.as_bytes()[offset(object, key)..offset(object, value) + value.len()]);
     });
     out.push(b'}');
     if found { out } else { object.as_bytes().to_vec() }
