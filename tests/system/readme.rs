@@ -75,6 +75,12 @@ impl Reader {
         Reader { folder: Scratch::new(), programs }
     }
 
+    /// Writes the TOML under a heading to the file that the page says.
+    fn write_toml(&self, section: &str, name: &str) {
+        let block = blocks().into_iter().find(|block| block.section == section && block.language == "toml");
+        self.folder.write(name, block.expect("TOML").text);
+    }
+
     /// Runs the commands under a heading in one shell; gives each with what it printed. Panics where one fails.
     fn follow(&self, section: &str, replace: &[(&str, &str)]) -> Vec<(String, String)> {
         let commands = commands(section);
@@ -119,6 +125,19 @@ fn printed<'a>(outputs: &'a [(String, String)], command: &str) -> &'a str {
     &found.unwrap_or_else(|| panic!("the page has no {command}")).1
 }
 
+/// A message is rejected and found, the rules are changed, and it arrives.
+fn assert_put_right(reader: &Reader, replace: &[(&str, &str)]) {
+    reader.write_toml("Putting it right", "currency.toml");
+    let outputs = reader.follow("Putting it right", replace);
+    let tracks: Vec<_> = outputs.iter().filter(|(command, _)| command == "metrobus track --key 7").collect();
+    assert!(tracks[0].1.ends_with("1  rejected, to Error: unknown currency\n"), "{outputs:?}");
+    assert!(printed(&outputs, "metrobus plan").contains("\n  to   known: Log\n"), "{outputs:?}");
+    let replay = "metrobus dead replay --reason 'unknown currency' --replan";
+    assert!(printed(&outputs, &format!("{replay} --dry-run")).ends_with("(rule known)\nwould replay 1: Log 1\n"));
+    assert_eq!(outputs.iter().find(|(command, _)| command == replay).expect("it").1, "replayed 1: Log 1\n");
+    assert!(tracks[1].1.contains("\nfinished at logstop\n"), "{outputs:?}");
+}
+
 #[test]
 fn the_commands_run_in_the_order_of_the_page() {
     let reader = Reader::new();
@@ -132,10 +151,7 @@ fn the_commands_run_in_the_order_of_the_page() {
     let last = tail.run().assert_code(0).stdout_text();
     assert!(last.contains(r#""payload":{"account_number": 1000000, "note": 2.50,"#), "as it went in: {last}");
 
-    for (section, name) in [("Rules", "rules.toml"), ("Putting it right", "currency.toml")] {
-        let rules = blocks().into_iter().find(|block| block.section == section && block.language == "toml");
-        reader.folder.write(name, rules.expect("rules").text);
-    }
+    reader.write_toml("Rules", "rules.toml");
     let outputs = reader.follow("Rules", &[]);
     assert_eq!(printed(&outputs, "metrobus check"), "sound: 2 rules, 1 test, 2 caches\n");
     let planned = printed(&outputs, "metrobus plan --from Source --last 3");
@@ -156,14 +172,7 @@ fn the_commands_run_in_the_order_of_the_page() {
     assert_eq!(shape(&page.expect("what it prints").text), shape(track));
     assert!(printed(&outputs, "metrobus journeys").lines().any(|line| line.starts_with("contactpoint  dropped ")));
 
-    let outputs = reader.follow("Putting it right", &[]);
-    let tracks: Vec<_> = outputs.iter().filter(|(command, _)| command == "metrobus track --key 7").collect();
-    assert!(tracks[0].1.ends_with("1  rejected, to Error: unknown currency\n"), "{outputs:?}");
-    assert!(printed(&outputs, "metrobus plan").contains("\n  to   known: Log\n"), "{outputs:?}");
-    let replay = "metrobus dead replay --reason 'unknown currency' --replan";
-    assert!(printed(&outputs, &format!("{replay} --dry-run")).ends_with("(rule known)\nwould replay 1: Log 1\n"));
-    assert_eq!(outputs.iter().find(|(command, _)| command == replay).expect("it").1, "replayed 1: Log 1\n");
-    assert!(tracks[1].1.contains("\nfinished at logstop\n"), "{outputs:?}");
+    assert_put_right(&reader, &[]);
 
     reader.follow("Look-ups by the million", &[]);
     assert!(reader.folder.path("data/emails.lmdb").is_file() && reader.folder.path("data/whitelist.lmdb").is_file());
@@ -195,6 +204,9 @@ fn the_commands_run_on_kafka_and_redis() {
     };
     assert!(size("HLEN", "emails", &mut connection) > 300_000);
     assert_eq!(size("SCARD", "whitelist", &mut connection), 500_000);
+    let on_kafka = format!("export METROBUS__BUS=kafka METROBUS__KAFKA__BROKERS={brokers} METROBUS__REDIS__URL={url}");
+    let first = format!("{on_kafka} METROBUS_CONFIG=currency.toml");
+    assert_put_right(&reader, &[("export METROBUS_CONFIG=currency.toml", &first)]);
 }
 
 #[test]

@@ -59,7 +59,11 @@ enum Phase {
 impl KafkaFenced {
     pub fn open(settings: &Arc<Settings>, admin: &Arc<Admin>, name: &str) -> Result<Self, BusError> {
         let id = format!("{}-{name}", settings.options.group);
-        let sender = Sender::open(settings, admin, Some(id))?;
+        let sender = Sender::open(settings, admin, Some(id)).map_err(|error| match error {
+            // Some go with a producer, and not with transactions
+            BusError::Fatal(error) => BusError::Fatal(error.context("kafka.properties")),
+            error => error,
+        })?;
         let publisher =
             Self { settings: settings.clone(), sender, name: name.to_owned(), phase: Phase::Idle, alone: false };
         match publisher.sender.producer().init_transactions(CLAIM) {

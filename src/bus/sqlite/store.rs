@@ -234,7 +234,8 @@ impl Store {
         Ok(())
     }
 
-    fn trimmed_topics(&self) -> Result<Vec<i64>, BusError> {
+    /// The topics that retention is for.
+    pub fn trimmed_topics(&self) -> Result<Vec<i64>, BusError> {
         let read = || {
             let mut statement = self.connection.prepare_cached("SELECT id FROM topics WHERE name IS NOT ?1")?;
             let kept = self.kept.as_ref().map(Topic::as_str);
