@@ -1,8 +1,8 @@
 //! Knowing when several stops of one process have nothing left between them.
 //!
 //! A stop that finds its topic empty may be handed more by its neighbour a moment later. So every batch that any of
-//! them reads counts as activity, and a stop reports idle together with the count from *before* it looked. When all
-//! have looked in vain since the last activity, nothing is left.
+//! them reads counts as activity, and so does the moment when all that came of it is on the bus; a stop reports idle
+//! together with the count from *before* it looked. When all have looked in vain since the last activity, nothing is left.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -52,10 +52,16 @@ impl Member {
         self.drain.lock().activity
     }
 
-    /// Takes note that nothing was left for this member, looked at after `activity` was read; true where that holds
-    /// for all members.
+    /// Takes note that nothing was left for this member, looked at after `activity` was read, and that all it has made is
+    /// on the bus; true where that holds for all members.
     pub fn idle(&self, activity: u64) -> bool {
         let mut state = self.drain.lock();
+        let mut activity = activity;
+        if state.idle_at[self.index].is_none() {
+            // Who looked since this one began to work may have looked before anything came of it
+            activity += u64::from(activity == state.activity);
+            state.activity += 1;
+        }
         state.idle_at[self.index] = Some(activity);
         state.idle_at.iter().all(|idle_at| matches!(idle_at, Some(at) if *at == state.activity || *at == LEFT))
     }
@@ -84,6 +90,22 @@ mod tests {
         assert!(!b.idle(before), "a was active after b began to look");
         assert!(!a.idle(a.activity()));
         assert!(b.idle(b.activity()));
+        assert!(a.idle(a.activity()));
+    }
+
+    #[test]
+    fn what_is_published_late_is_looked_for() {
+        let drain = Drain::default();
+        let (a, b) = (drain.join(), drain.join());
+        a.idle(a.activity());
+        b.idle(b.activity());
+        a.active();
+        // b looks while a has nothing on the bus yet; then a has, and is done
+        b.idle(b.activity());
+        assert!(!a.idle(a.activity()), "b has to look again");
+        b.active();
+        assert!(!a.idle(a.activity()));
+        assert!(!b.idle(b.activity()));
         assert!(a.idle(a.activity()));
     }
 

@@ -10,6 +10,7 @@
 mod header;
 mod itinerary;
 mod malformed;
+pub mod resume;
 mod revision;
 #[cfg(test)]
 mod tests;

@@ -289,14 +289,27 @@ impl Outbox {
 
     /// Appends a record that no input caused.
     pub fn publish(&mut self, topic: &Topic, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+        self.publish_with(topic, timestamp, key, Headers::default(), value);
+    }
+
+    /// The same with record headers.
+    pub fn publish_with(
+        &mut self,
+        topic: &Topic,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        headers: Headers<'_>,
+        value: Option<&[u8]>,
+    ) {
         let key = append(&mut self.buffer, key);
+        let headers = append(&mut self.buffer, Some(headers.encoded()).filter(|encoded| !encoded.is_empty()));
         let value = append(&mut self.buffer, value);
         let topic = self.topic(topic);
         self.outputs.push(Output {
             input: 0,
             topic,
             key: Field::Own(key),
-            headers: Field::Own(None),
+            headers: Field::Own(headers),
             value: Field::Own(value),
             timestamp: Some(timestamp),
         });

@@ -10,7 +10,7 @@ use std::{
 
 use rand::{RngExt, SeedableRng};
 
-use super::{Batch, Bus, Guarantee, Headers, Outbox, Subscription, Topic};
+use super::{Batch, Bus, BusError, Fenced, Guarantee, Headers, Outbox, Subscription, Topic};
 use crate::dead_letter::DeadLetters;
 
 /// No single wait of the suite is longer.
@@ -47,6 +47,8 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("topics tells sizes and groups", topics_tells_sizes_and_groups),
     ("creating topics twice is fine, names know case", topics_are_created_once),
     ("a large record passes", a_large_record_passes),
+    ("a fenced publisher publishes all or nothing", a_fenced_publisher_publishes_all),
+    ("a fenced publisher ends those before it", a_fenced_publisher_ends_those_before),
     ("nothing is lost when members die at random", nothing_is_lost_at_random),
 ];
 
@@ -523,6 +525,66 @@ fn a_note_is_published_with_its_inputs(fixture: &dyn Fixture) {
     });
     let expected = if half > 0 { vec!["first", "second"] } else { vec!["second"] };
     assert_same(found, expected.into_iter().map(str::to_owned));
+}
+
+fn a_fenced_publisher_publishes_all(fixture: &dyn Fixture) {
+    let (bus, topics) = created(fixture, &["fenced-a", "fenced-b"]);
+    let mut publisher = bus.fenced_publisher(topics[0].as_str()).unwrap();
+    let mut headers = Vec::new();
+    Headers::push(&mut headers, "x", Some(b"1"));
+    Headers::push(&mut headers, "null", None);
+    for n in 0..3 {
+        let mut outbox = Outbox::default();
+        let value = n.to_string();
+        let encoded = Headers::from_encoded(&headers);
+        outbox.publish_with(&topics[0], 1_700_000_000_000 + n, Some(b"k"), encoded, Some(value.as_bytes()));
+        outbox.publish(&topics[1], -1, None, None);
+        assert_eq!(publisher.publish(&outbox).unwrap(), None);
+        // What is published is there at once, and stays
+        assert_eq!(values(&*fixture.bus(), &topics[0]).len(), n as usize + 1);
+    }
+    assert_eq!(publisher.publish(&Outbox::default()).unwrap(), None);
+    let mut found = Vec::new();
+    read_all(&*bus, &topics[0], |batch| {
+        for record in batch.iter() {
+            assert_eq!((record.key, record.headers), (Some(&b"k"[..]), Headers::from_encoded(&headers)));
+            found.push((record.timestamp, record.value.unwrap()[0] - b'0'));
+        }
+    });
+    assert_eq!(found, [(1_700_000_000_000, 0), (1_700_000_000_001, 1), (1_700_000_000_002, 2)]);
+    let mut tombstones = 0;
+    read_all(&*bus, &topics[1], |batch| {
+        assert!(batch.iter().all(|r| r.value.is_none() && r.key.is_none() && r.timestamp > 1_700_000_000_000));
+        tombstones += batch.len();
+    });
+    assert_eq!(tombstones, 3);
+}
+
+fn a_fenced_publisher_ends_those_before(fixture: &dyn Fixture) {
+    let (bus, topics) = created(fixture, &["fenced"]);
+    let one = |value: &str| {
+        let mut outbox = Outbox::default();
+        outbox.publish(&topics[0], 1_700_000_000_000, Some(b"k"), Some(value.as_bytes()));
+        outbox
+    };
+    let name = topics[0].as_str();
+    let mut first = bus.fenced_publisher(name).unwrap();
+    first.publish(&one("first")).unwrap();
+    let mut beside = bus.fenced_publisher(&format!("{name}-beside")).unwrap();
+    let other = fixture.bus();
+    let mut second = other.fenced_publisher(name).unwrap();
+    for _ in 0..2 {
+        match first.publish(&one("too late")).unwrap_err() {
+            BusError::Fatal(error) => assert!(error.is::<Fenced>(), "{error:#}"),
+            BusError::Unavailable(error) => panic!("{error:#}"),
+        }
+    }
+    second.publish(&one("second")).unwrap();
+    beside.publish(&one("beside")).unwrap();
+    drop(first);
+    drop(bus.fenced_publisher(name).unwrap());
+    assert!(second.publish(&one("too late")).is_err(), "the name stays with the last, also when that is gone");
+    assert_eq!(values(&*bus, &topics[0]), ["first", "second", "beside"]);
 }
 
 fn topics_tells_sizes_and_groups(fixture: &dyn Fixture) {

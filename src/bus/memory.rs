@@ -14,8 +14,8 @@ use std::{
 use anyhow::anyhow;
 
 use super::{
-    Batch, Bus, BusError, GroupInfo, Guarantee, Headers, Outbox, Publisher, Reader, Record, Subscription, Topic,
-    TopicInfo,
+    Batch, Bus, BusError, Fenced, FencedPublisher, GroupInfo, Guarantee, Headers, Outbox, Publisher, Reader, Record,
+    Refusal, Subscription, Topic, TopicInfo,
 };
 use crate::dead_letter::{DeadLetters, now_ms};
 
@@ -41,6 +41,8 @@ struct State {
     cursors: BTreeMap<String, Cursor>,
     failures: VecDeque<(Step, Failure)>,
     members: u64,
+    /// By name, how many fenced publishers were opened.
+    fences: BTreeMap<String, u64>,
 }
 
 #[derive(Default)]
@@ -168,6 +170,13 @@ impl Bus for MemoryBus {
 
     fn publisher(&self) -> Result<Box<dyn Publisher>, BusError> {
         Ok(Box::new(MemoryPublisher { bus: self.clone(), confirmed: 0 }))
+    }
+
+    fn fenced_publisher(&self, name: &str) -> Result<Box<dyn FencedPublisher>, BusError> {
+        let mut state = self.lock();
+        let opened = state.fences.entry(name.to_owned()).or_default();
+        *opened += 1;
+        Ok(Box::new(MemoryFenced { bus: self.clone(), name: name.to_owned(), epoch: *opened }))
     }
 
     fn reader(&self, topic: &Topic, last: u64) -> Result<Box<dyn Reader>, BusError> {
@@ -369,6 +378,24 @@ impl Publisher for MemoryPublisher {
 
     fn flush(&mut self, _: Instant) -> Result<u64, BusError> {
         Ok(self.confirmed)
+    }
+}
+
+struct MemoryFenced {
+    bus: MemoryBus,
+    name: String,
+    epoch: u64,
+}
+
+impl FencedPublisher for MemoryFenced {
+    fn publish(&mut self, outbox: &Outbox) -> Result<Option<Refusal>, BusError> {
+        let mut state = self.bus.lock();
+        strike(&mut state, Step::Publish)?;
+        if state.fences.get(&self.name) != Some(&self.epoch) {
+            return Err(Fenced(self.name.clone()).into());
+        }
+        self.bus.append(&mut state, &Batch::default(), outbox, &(0..1));
+        Ok(None)
     }
 }
 

@@ -51,6 +51,10 @@ pub trait Bus: Send + Sync {
     /// A producer of new records.
     fn publisher(&self) -> Result<Box<dyn Publisher>, BusError>;
 
+    /// A publisher that is the only one of its `name`: opening it ends those of that name that were opened before, here
+    /// and in other processes. When it is open, whatever they were about has been done or will never be.
+    fn fenced_publisher(&self, name: &str) -> Result<Box<dyn FencedPublisher>, BusError>;
+
     /// Reads `topic` outside of any group, from `last` records before its present end (all partitions together).
     fn reader(&self, topic: &Topic, last: u64) -> Result<Box<dyn Reader>, BusError>;
 
@@ -109,6 +113,36 @@ pub trait Publisher: Send {
     fn flush(&mut self, deadline: Instant) -> Result<u64, BusError>;
 }
 
+/// Writes new records in acts that happen as a whole or not at all, on every engine, for as long as no other publisher of
+/// its name is opened.
+pub trait FencedPublisher: Send {
+    /// Publishes all of `outbox`, which is of new records, as one act; when it returns they will stay.
+    ///
+    /// Where the bus does not take one of them at all, it is told which and nothing has happened. After
+    /// [`BusError::Unavailable`] the same call is to be repeated, and no other. Once another one was opened, this fails
+    /// with [`Fenced`], and nothing of it happens.
+    fn publish(&mut self, outbox: &Outbox) -> Result<Option<Refusal>, BusError>;
+}
+
+/// An output that the bus does not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its index in the outbox.
+    pub output: usize,
+    pub reason: String,
+}
+
+/// What a fenced publisher fails with once another one of its name was opened: a [`BusError::Fatal`] holds it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another process took over the name {0}")]
+pub struct Fenced(pub String);
+
+impl From<Fenced> for BusError {
+    fn from(fenced: Fenced) -> Self {
+        Self::Fatal(fenced.into())
+    }
+}
+
 /// Reads a topic without a trace.
 pub trait Reader: Send {
     /// Waits up to `wait` for records and gives at most `max` of them.
@@ -121,8 +155,11 @@ pub trait Reader: Send {
 /// Opens the configured engine; nothing is reached for before [`Bus::connect`].
 pub fn open(config: &Config) -> Result<Box<dyn Bus>, Misconfigured> {
     Ok(match config.bus {
-        BusKind::Sqlite => Box::new(sqlite::SqliteBus::new(config.sqlite.clone())),
-        BusKind::Kafka => Box::new(kafka::KafkaBus::new(config.kafka.clone(), &config.error_topic, &config.journal)?),
+        BusKind::Sqlite => Box::new(sqlite::SqliteBus::new(config.sqlite.clone()).keeping(&config.repair_topic)),
+        BusKind::Kafka => {
+            let bus = kafka::KafkaBus::new(config.kafka.clone(), &config.error_topic, &config.journal)?;
+            Box::new(bus.keeping(&config.repair_topic))
+        }
     })
 }
 

@@ -217,6 +217,7 @@ fn topics(config: &Config) -> Result<(), Misconfigured> {
         }
     }
     journal_topic(config)?;
+    repair_topic(config)?;
     let error = config.error_topic.as_str();
     let Some((stop, _)) = stop_sections(&config.tree).find(|(_, topic)| *topic == error) else {
         return Ok(());
@@ -243,6 +244,20 @@ fn journal_topic(config: &Config) -> Result<(), Misconfigured> {
         Some(stop) => Err(config.tree.says("journal.topic", format_args!("is \"{journal}\", which {stop} reads"))),
         None => Ok(()),
     }
+}
+
+/// Refuses marks among anything else.
+fn repair_topic(config: &Config) -> Result<(), Misconfigured> {
+    let repair = &config.repair_topic;
+    let read = stop_sections(&config.tree).find(|(_, topic)| *topic == repair.as_str()).map(|(stop, _)| stop);
+    let what = match read {
+        Some(stop) => format!("which {stop} reads"),
+        None if *repair == config.error_topic => "the error_topic".to_owned(),
+        None if *repair == config.journal.topic => "the topic of the journal".to_owned(),
+        None if config.stops.contains(repair) => "which a stop in `stops` reads".to_owned(),
+        None => return Ok(()),
+    };
+    Err(config.tree.says("repair_topic", format_args!("is \"{repair}\", {what}")))
 }
 
 const ROUTE: &str = "busdriver.route";

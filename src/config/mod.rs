@@ -65,6 +65,8 @@ pub struct Config {
     pub stops: Vec<Topic>,
     /// Takes the dead letters.
     pub error_topic: Topic,
+    /// Takes the marks of dead letters that were sent again or given up.
+    pub repair_topic: Topic,
     /// Most messages that a handler sees at once, 1 to 100,000.
     pub batch: usize,
     /// How long a stop that ends may settle what is in flight.

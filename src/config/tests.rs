@@ -29,7 +29,7 @@ fn the_defaults_are_what_the_structs_expect() {
     let config = load("", &[]).unwrap();
     assert_eq!(config.bus, BusKind::Sqlite);
     assert!(config.stops.is_empty());
-    assert_eq!(config.error_topic.as_str(), "Error");
+    assert_eq!((config.error_topic.as_str(), config.repair_topic.as_str()), ("Error", "Repair"));
     assert_eq!(config.batch, 1000);
     assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
     assert_eq!(config.sqlite.path, Path::new("data/metrobus.db"));
@@ -329,6 +329,13 @@ fn what_is_wrong_in_the_file_is_told_on_one_line() {
         (
             "logstop.topic = \"Error\"",
             "metrobus.toml:1: logstop.topic is \"Error\", the error_topic: its dead letters would come back",
+        ),
+        ("repair_topic = \"Error\"", "metrobus.toml:1: repair_topic is \"Error\", the error_topic"),
+        ("repair_topic = \"Journal\"", "metrobus.toml:1: repair_topic is \"Journal\", the topic of the journal"),
+        ("repair_topic = \"Log\"", "metrobus.toml:1: repair_topic is \"Log\", which logstop reads"),
+        (
+            "stops = [\"X\"]\nrepair_topic = \"X\"",
+            "metrobus.toml:2: repair_topic is \"X\", which a stop in `stops` reads",
         ),
         // Properties
         (

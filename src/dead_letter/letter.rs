@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::PREFIX;
+use super::{PREFIX, replay::replays_of};
 use crate::{bus::Record, slip};
 
 /// A dead letter, and what its headers tell. Another program's has none of these.
@@ -11,6 +11,8 @@ pub struct Letter {
     /// Where it lies on the topic of dead letters.
     pub partition: i32,
     pub offset: i64,
+    /// The time of its record, milliseconds since the epoch: that of its message.
+    pub timestamp: i64,
     /// When it was rejected, milliseconds since the epoch; `None` where it does not say so.
     pub time: Option<i64>,
     pub reason: Option<String>,
@@ -23,6 +25,8 @@ pub struct Letter {
     /// The id and the rule in its slip.
     pub id: Option<String>,
     pub rule: Option<String>,
+    /// How often its message had been replayed before.
+    pub replays: u32,
 }
 
 impl Letter {
@@ -38,6 +42,7 @@ impl Letter {
         Self {
             partition: record.partition,
             offset: record.offset,
+            timestamp: record.timestamp,
             time: header("time").and_then(|time| time.parse().ok()),
             reason: header("reason").map(str::to_owned),
             stop: header("stop").map(str::to_owned),
@@ -45,6 +50,7 @@ impl Letter {
             attempts: header("attempt").and_then(|attempts| attempts.parse().ok()),
             id: in_slip("id"),
             rule: in_slip("rule"),
+            replays: replays_of(record),
         }
     }
 
@@ -71,7 +77,7 @@ impl Letter {
 }
 
 /// Of a record on the topic of dead letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     pub partition: i32,
     pub offset: i64,
@@ -144,6 +150,7 @@ mod tests {
         let expected = Letter {
             partition: 0,
             offset: 9,
+            timestamp: 5,
             time: found.time,
             reason: Some("not listed: x".into()),
             stop: Some("whitelist".into()),
@@ -151,6 +158,7 @@ mod tests {
             attempts: Some(3),
             id: Some("a-1".into()),
             rule: Some("r1".into()),
+            replays: 0,
         };
         assert_eq!(found, expected);
         for name in ["a-1", "WhiteList/2/7", "0/9"] {

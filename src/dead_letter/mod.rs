@@ -15,6 +15,8 @@
 
 pub mod history;
 mod letter;
+pub mod marks;
+pub mod replay;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -22,7 +22,7 @@
 //! | --- | --- |
 //! | 1 | bits 0 to 3: how many bytes a UUID shares with the one before it, at their beginning; bits 4 and 5: the id is none (0), a UUID (1), text (2); bit 6: another outcome than before; bit 7: more |
 //! | 1 | with bit 7: bit 0: the offset is not the next one; bit 1: a key; bit 2: fields |
-//! | number | with another outcome: its index among those of the entry, from 0. One that is not there yet follows: its code (1 byte; forwarded 0, finished 1, dropped 2, rejected 3), attempts (a number), and as references reason, next topic and rule |
+//! | number | with another outcome: its index among those of the entry, from 0. One that is not there yet follows: its code (1 byte; forwarded 0, finished 1, dropped 2, rejected 3, replayed 4, discarded 5), attempts (a number), and as references reason, next topic and rule |
 //! | number | with another offset: the distance from the next one, zigzag |
 //! | rest of a UUID, or text | with an id |
 //! | bytes | with a key |
@@ -30,6 +30,9 @@
 //!
 //! A number is LEB128; a text, and bytes, are their length (a number) and themselves; what has 4 or 8 bytes is little endian.
 //! A reference is 0 for none, or one more than an index among the texts of the entry; one that is not there yet follows.
+//!
+//! What is done with dead letters (`repairs`) is in entries of its own: the stop is the one that rejected them, topic,
+//! partition and offset are those of the dead letter, and attempts count the replays of the message.
 //!
 //! What a batch forwards to one topic takes a byte a hop, and of its ids (which begin with the time, and count) some six.
 
@@ -453,7 +456,8 @@ mod tests {
         ]);
         let text = || option::of(prop_oneof!["[a-c]", ".{0,30}"]);
         let fields = vec(("[a-c]{1,3}", ".{0,8}"), 0..3);
-        let rest = (0..4_usize, 1..3_u32, [text(), text(), text()], option::of(vec(any::<u8>(), 0..9)), fields);
+        let rest =
+            (0..Outcome::ALL.len(), 1..3_u32, [text(), text(), text()], option::of(vec(any::<u8>(), 0..9)), fields);
         (offset, uuid, ".{0,20}", rest).prop_map(|(offset, uuid, id, (outcome, attempts, texts, key, fields))| Parts {
             offset,
             uuid,

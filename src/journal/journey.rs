@@ -43,6 +43,10 @@ impl Journey {
             Outcome::Finished => format!("finished at {stop}"),
             Outcome::Dropped => format!("dropped at {stop}{reason}"),
             Outcome::Rejected => format!("rejected at {stop}, to {next}{reason}"),
+            // Where journeys begin it is given one
+            Outcome::Replayed if last.id.is_none() => format!("replayed to {next}; from there it may go by an id"),
+            Outcome::Replayed => format!("on its way: replayed to {next}, where nothing is noted of it yet"),
+            Outcome::Discarded => format!("discarded, after {stop} had rejected it{reason}"),
         }
     }
 
@@ -127,8 +131,21 @@ fn what(hop: &Found) -> String {
     match (hop.outcome, &hop.next) {
         (Outcome::Forwarded, Some(next)) => format!("to {next}{rule}{reason}"),
         (Outcome::Rejected, Some(next)) => format!("rejected, to {next}{reason}{rule}"),
+        (Outcome::Replayed, Some(next)) => format!("replayed to {next}, {} time{rule}", ordinal(hop.attempts)),
         (outcome, _) => format!("{outcome}{reason}{rule}"),
     }
+}
+
+/// 1st, 2nd, 3rd, …
+fn ordinal(number: u32) -> String {
+    let ending = match (number % 10, number % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{number}{ending}")
 }
 
 /// The last moment of the year 9999; entries may say anything.
@@ -160,6 +177,8 @@ mod tests {
             Outcome::Finished => (None, None),
             Outcome::Dropped => (text("unknown\u{1b}[2J"), None),
             Outcome::Rejected => (text("broken"), text("Error")),
+            Outcome::Replayed => (text("broken"), text("Next")),
+            Outcome::Discarded => (text("broken"), None),
         };
         Found {
             id: text("7"),
@@ -202,6 +221,8 @@ TIME (UTC)                   STOP    RECORD  WAITED    TOOK  ATTEMPTS  WHAT
             (Outcome::Forwarded, "on its way: a sent it to Next, where nothing is noted of it yet"),
             (Outcome::Finished, "finished at a"),
             (Outcome::Rejected, "rejected at a, to Error: broken"),
+            (Outcome::Replayed, "on its way: replayed to Next, where nothing is noted of it yet"),
+            (Outcome::Discarded, "discarded, after a had rejected it: broken"),
         ] {
             let journey = Journey::new("7", vec![hop("a", 0, outcome)]).unwrap();
             assert_eq!(journey.state(), expected);
@@ -209,6 +230,15 @@ TIME (UTC)                   STOP    RECORD  WAITED    TOOK  ATTEMPTS  WHAT
             assert_eq!((&json["verdict"], &json["ended"]), (&json!(outcome.name()), &json!(outcome.is_end())));
         }
         assert!(Journey::new("7", Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_replay_is_told_with_how_often_it_was() {
+        let told = |outcome, attempts| what(&Found { attempts, rule: None, ..hop("a", 0, outcome) });
+        assert_eq!(told(Outcome::Replayed, 2), "replayed to Next, 2nd time");
+        assert_eq!(told(Outcome::Discarded, 1), "discarded: broken");
+        let all: Vec<_> = [1, 3, 4, 11, 12, 13, 21, 102, 111].map(ordinal).into();
+        assert_eq!(all, ["1st", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | `entry` | the format: many hops in one record, a few bytes each |
 //! | `id` | what a message is called |
 //! | `notes` | what a stop gathers while it judges a batch |
+//! | `repairs` | what was done with dead letters |
 //! | `index` | a local SQLite file, made from the topic: hops by id, counts by reason |
 //! | `follow` | reads the topic into the index |
 //! | `journey` | the hops of one message, as a timeline |
@@ -20,6 +21,7 @@ mod id;
 pub mod index;
 pub mod journey;
 mod notes;
+mod repairs;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use entry::{Entry, Hop};
 pub use id::Id;
 pub(crate) use notes::{Notes, What, note_refused};
+pub(crate) use repairs::{Repair, Repairs};
 
 use crate::bus::Topic;
 
@@ -51,7 +54,7 @@ pub struct Options {
     pub retention_bytes: u64,
 }
 
-/// Which hops are noted.
+/// Which hops are noted. What is done with dead letters is, where anything is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -61,7 +64,7 @@ pub enum Level {
     Off,
 }
 
-/// What became of a message at a stop.
+/// What became of a message at a stop, or of its dead letter after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -69,14 +72,19 @@ pub enum Outcome {
     Finished,
     Dropped,
     Rejected,
+    /// Its dead letter was sent again.
+    Replayed,
+    /// Its dead letter was given up.
+    Discarded,
 }
 
 impl Outcome {
-    pub const ALL: [Self; 4] = [Self::Forwarded, Self::Finished, Self::Dropped, Self::Rejected];
+    pub const ALL: [Self; 6] =
+        [Self::Forwarded, Self::Finished, Self::Dropped, Self::Rejected, Self::Replayed, Self::Discarded];
 
     /// Whether a journey ends with it.
     pub fn is_end(self) -> bool {
-        self != Self::Forwarded
+        !matches!(self, Self::Forwarded | Self::Replayed)
     }
 
     pub fn name(self) -> &'static str {
@@ -85,6 +93,8 @@ impl Outcome {
             Self::Finished => "finished",
             Self::Dropped => "dropped",
             Self::Rejected => "rejected",
+            Self::Replayed => "replayed",
+            Self::Discarded => "discarded",
         }
     }
 

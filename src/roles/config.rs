@@ -83,6 +83,7 @@ mod tests {
         let expected = r#"bus = "kafka"                             # metrobus.toml:1
 stops = []                                # default
 error_topic = "Error"                     # default
+repair_topic = "Repair"                   # default
 batch = 1000                              # default
 shutdown_timeout = "10s"                  # default
 

@@ -1,6 +1,8 @@
-//! `metrobus dead`: what was rejected, and why.
+//! `metrobus dead`: what was rejected, and why, and what is to become of it.
 
-use std::{ops::ControlFlow, time::Duration};
+mod repair;
+
+use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -10,11 +12,12 @@ use serde_json::{Value, json};
 use super::{Context, Kind, Role, tail};
 use crate::{
     backoff::persist,
-    bus::Record,
+    bus::{Bus, Record, Topic},
     cli::{count, time},
     dead_letter::{
         Filter, Letter,
         history::{History, Trouble},
+        marks::{Mark, Marks},
         now_ms,
     },
     terminal::{drawn, moment, plain},
@@ -22,7 +25,7 @@ use crate::{
 
 pub const ROLE: Role = Role {
     name: "dead",
-    about: "Dead letters: `dead ls` lists them, `dead show` shows one",
+    about: "Dead letters: list them, show one, send them again, give them up",
     kind: Kind::Command { arguments, run },
 };
 
@@ -33,7 +36,10 @@ struct List {
     /// The last N of them
     #[arg(short = 'n', value_name = "N", default_value_t = 20, value_parser = count, allow_negative_numbers = true)]
     last: u64,
-    /// Print an object a line: place, id, time in ms, stop, rule, reason, attempts, record
+    /// Those, too, that were replayed or discarded
+    #[arg(long)]
+    all: bool,
+    /// Print an object a line: place, id, time in ms, stop, rule, reason, attempts, record, replays, done
     #[arg(long)]
     json: bool,
 }
@@ -67,13 +73,16 @@ struct Which {
     /// Only those rejected within this time, as in 90s, 1h or 7d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Duration>,
+    /// Only those rejected longer ago than this
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<Duration>,
 }
 
 impl Which {
     fn filter(self) -> Filter {
-        let Self { reason, stop, rule, id, since } = self;
-        let since = since.map(|since| now_ms().saturating_sub(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)));
-        Filter { reason, stop, rule, id, since, until: None }
+        let Self { reason, stop, rule, id, since, until } = self;
+        let ago = |time: Duration| now_ms().saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        Filter { reason, stop, rule, id, since: since.map(ago), until: until.map(ago) }
     }
 }
 
@@ -85,37 +94,75 @@ const POLL: Duration = Duration::from_millis(100);
 fn arguments(command: Command) -> Command {
     let ls = List::augment_args(Command::new("ls")).about("List dead letters, the last ones last");
     let show = Show::augment_args(Command::new("show")).about("Show the dead letters of a message: why, where, what");
-    command.subcommand_required(true).arg_required_else_help(true).subcommands([ls, show])
+    let replay = repair::replay_command(Command::new("replay"));
+    let replay = replay.about("Send dead letters again, each once: to the stop that rejected them, or elsewhere");
+    let discard = repair::discard_command(Command::new("discard")).about("Give dead letters up, with a trace of it");
+    let all = [ls, show, replay, discard];
+    command.subcommand_required(true).arg_required_else_help(true).subcommands(all)
 }
 
 fn run(matches: &ArgMatches, context: &Context) -> Result<()> {
     match matches.subcommand() {
         Some(("ls", matches)) => list(List::from_arg_matches(matches)?, context),
         Some(("show", matches)) => show(&Show::from_arg_matches(matches)?, context),
+        Some(("replay", matches)) => repair::replay(matches, context),
+        Some(("discard", matches)) => repair::discard(matches, context),
         _ => Ok(()),
     }
 }
 
-/// Calls `each` with every dead letter that there is, in the order of each partition, until it breaks off.
-fn read(context: &Context, mut each: impl FnMut(&Record<'_>, Letter) -> Result<ControlFlow<()>>) -> Result<()> {
-    let bus = context.bus()?;
-    let topic = &context.config.error_topic;
-    let reader = persist("the bus", context.connect_timeout, &context.shutdown, || {
-        bus.connect()?;
-        // A bus that no stop has run on yet has no dead letters
-        let exists = bus.topics()?.iter().any(|info| info.name == topic.as_str());
-        exists.then(|| bus.reader_from(topic, &[])).transpose()
-    })?;
-    let Some(Some(mut reader)) = reader else { return Ok(()) };
-    while !context.shutdown.requested() && !reader.at_end() {
-        let Some(batch) = persist("the bus", None, &context.shutdown, || reader.poll(BATCH, POLL))? else { break };
-        for record in batch.iter() {
-            if each(&record, Letter::read(&record))?.is_break() {
-                return Ok(());
+/// Where letters and marks are read.
+struct Desk<'a> {
+    bus: Box<dyn Bus>,
+    /// The topics that there are: a bus that no stop has run on yet has no dead letters.
+    topics: BTreeSet<String>,
+    context: &'a Context,
+}
+
+impl<'a> Desk<'a> {
+    fn open(context: &'a Context) -> Result<Self> {
+        let bus = context.bus()?;
+        let topics = persist("the bus", context.connect_timeout, &context.shutdown, || {
+            bus.connect()?;
+            bus.topics()
+        })?;
+        let topics = topics.into_iter().flatten().map(|info| info.name).collect();
+        Ok(Self { bus, topics, context })
+    }
+
+    /// Calls `each` with every dead letter that there is, in the order of each partition, until it breaks off.
+    fn each_letter(&self, mut each: impl FnMut(&Record<'_>, Letter) -> Result<ControlFlow<()>>) -> Result<()> {
+        self.read(&self.context.config.error_topic, |record| each(record, Letter::read(record)))
+    }
+
+    /// What became of letters so far.
+    fn marks(&self) -> Result<Marks> {
+        let mut marks = Marks::default();
+        self.read(&self.context.config.repair_topic, |record| {
+            marks.take(record);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(marks)
+    }
+
+    /// Calls `each` with every record of a topic, until it breaks off.
+    fn read(&self, topic: &Topic, mut each: impl FnMut(&Record<'_>) -> Result<ControlFlow<()>>) -> Result<()> {
+        if !self.topics.contains(topic.as_str()) {
+            return Ok(());
+        }
+        let shutdown = &self.context.shutdown;
+        let open = || self.bus.reader_from(topic, &[]);
+        let Some(mut reader) = persist("the bus", self.context.connect_timeout, shutdown, open)? else { return Ok(()) };
+        while !shutdown.requested() && !reader.at_end() {
+            let Some(batch) = persist("the bus", None, shutdown, || reader.poll(BATCH, POLL))? else { break };
+            for record in batch.iter() {
+                if each(&record)?.is_break() {
+                    return Ok(());
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn list(arguments: List, context: &Context) -> Result<()> {
@@ -123,10 +170,13 @@ fn list(arguments: List, context: &Context) -> Result<()> {
     let filter = arguments.which.filter();
     let mut found = std::collections::VecDeque::new();
     let mut count = 0_u64;
-    read(context, |_, letter| {
-        if filter.matches(&letter) {
+    let desk = Desk::open(context)?;
+    let marks = desk.marks()?;
+    desk.each_letter(|_, letter| {
+        let mark = marks.of(&letter);
+        if filter.matches(&letter) && (arguments.all || mark.is_none()) {
             count += 1;
-            found.push_back(letter);
+            found.push_back((letter, mark));
             if found.len() > last {
                 found.pop_front();
             }
@@ -134,34 +184,40 @@ fn list(arguments: List, context: &Context) -> Result<()> {
         Ok(ControlFlow::Continue(()))
     })?;
     // Partitions come one after another
-    found.make_contiguous().sort_by_key(|letter| letter.time);
+    found.make_contiguous().sort_by_key(|(letter, _)| letter.time);
     if arguments.json {
-        let lines: String = found.iter().map(|letter| object(letter).to_string() + "\n").collect();
+        let lines: String = found.iter().map(|(letter, mark)| object(letter, *mark).to_string() + "\n").collect();
         return super::print(lines.as_bytes());
     }
     if count == 0 {
         return super::print(b"no dead letter matches\n");
     }
-    let mut text = table(found.iter());
+    let mut text = table(found.iter(), arguments.all);
     if count > found.len() as u64 {
         text += &format!("{} of {count}; -n takes how many are shown\n", found.len());
     }
     super::print(text.as_bytes())
 }
 
-fn table<'a>(letters: impl Iterator<Item = &'a Letter>) -> String {
+/// With what was done with each letter where `all` are shown.
+fn table<'a>(letters: impl Iterator<Item = &'a (Letter, Option<&'a Mark>)>, all: bool) -> String {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["REJECTED", "STOP", "RULE", "ATTEMPTS", "MESSAGE", "REASON"]);
-    for letter in letters {
+    let header = ["REJECTED", "STOP", "RULE", "ATTEMPTS", "MESSAGE", "REASON", "DONE"];
+    table.load_style(NOTHING).set_header(&header[..header.len() - usize::from(!all)]);
+    for (letter, mark) in letters {
         let attempts = letter.attempts.map(|attempts| attempts.to_string());
-        table.add_row([
+        let mut row = vec![
             rejected(letter),
             plain(letter.stop.as_deref().unwrap_or("-")),
             plain(letter.rule.as_deref().unwrap_or("-")),
             attempts.unwrap_or_else(|| "-".to_owned()),
             plain(&letter.name()),
             plain(letter.reason.as_deref().unwrap_or("not a dead letter of metrobus")),
-        ]);
+        ];
+        if all {
+            row.push(mark.map_or_else(|| "-".to_owned(), done));
+        }
+        table.add_row(row);
     }
     drawn(table, [3])
 }
@@ -170,7 +226,13 @@ fn rejected(letter: &Letter) -> String {
     letter.time.map_or_else(|| "-".to_owned(), moment)
 }
 
-fn object(letter: &Letter) -> Value {
+/// What was done with a letter, and when.
+fn done(mark: &Mark) -> String {
+    let to = mark.to.as_ref().map(|to| format!(" to {}", plain(to))).unwrap_or_default();
+    format!("{}{to} at {}", mark.done.name(), moment(mark.time))
+}
+
+fn object(letter: &Letter, mark: Option<&Mark>) -> Value {
     let record = letter.origin.as_ref();
     json!({
         "place": letter.place().to_string(),
@@ -181,16 +243,21 @@ fn object(letter: &Letter) -> Value {
         "reason": letter.reason,
         "attempts": letter.attempts,
         "record": record.map(|(topic, partition, offset)| format!("{topic}/{partition}/{offset}")),
+        "replays": letter.replays,
+        "done": mark.map(|mark| json!({"what": mark.done, "time": mark.time, "to": mark.to})),
     })
 }
 
 fn show(arguments: &Show, context: &Context) -> Result<()> {
     let mut shown = Vec::new();
-    read(context, |record, letter| {
+    let desk = Desk::open(context)?;
+    let marks = desk.marks()?;
+    desk.each_letter(|record, letter| {
         if letter.is_called(&arguments.id) {
+            let mark = marks.of(&letter);
             shown.push(match arguments.json {
-                true => whole(context, record, &letter).to_string() + "\n",
-                false => text(record, &letter),
+                true => whole(context, record, &letter, mark).to_string() + "\n",
+                false => text(record, &letter, mark),
             });
         }
         Ok(ControlFlow::Continue(()))
@@ -201,8 +268,8 @@ fn show(arguments: &Show, context: &Context) -> Result<()> {
     super::print(shown.join(if arguments.json { "" } else { "\n" }).as_bytes())
 }
 
-fn whole(context: &Context, record: &Record<'_>, letter: &Letter) -> Value {
-    let mut all = object(letter);
+fn whole(context: &Context, record: &Record<'_>, letter: &Letter, mark: Option<&Mark>) -> Value {
+    let mut all = object(letter, mark);
     if let Value::Object(all) = &mut all {
         let of_record = tail::fields(&context.config.error_topic, record).into_iter();
         all.extend(of_record.filter(|(name, _)| ["key", "headers", "value"].iter().any(|part| name.starts_with(part))));
@@ -211,13 +278,18 @@ fn whole(context: &Context, record: &Record<'_>, letter: &Letter) -> Value {
     all
 }
 
-fn text(record: &Record<'_>, letter: &Letter) -> String {
+fn text(record: &Record<'_>, letter: &Letter, mark: Option<&Mark>) -> String {
     let bytes = |bytes: Option<&[u8]>| bytes.map_or("-".to_owned(), |bytes| plain(&String::from_utf8_lossy(bytes)));
     let or_none = |text: &Option<String>| text.as_deref().map_or("-".to_owned(), plain);
     let attempts = letter.attempts.map_or(String::new(), |attempts| match attempts {
         1 => ", at the first attempt".to_owned(),
         attempts => format!(", after {attempts} attempts"),
     });
+    let replays = match letter.replays {
+        0 => String::new(),
+        1 => ", replayed once before".to_owned(),
+        replays => format!(", replayed {replays} times before"),
+    };
     let origin = letter.origin.as_ref();
     let origin = origin.map_or("-".to_owned(), |(topic, partition, offset)| format!("{topic}/{partition}/{offset}"));
     let lines = [
@@ -225,9 +297,10 @@ fn text(record: &Record<'_>, letter: &Letter) -> String {
         ("reason", or_none(&letter.reason)),
         ("stop", or_none(&letter.stop)),
         ("rule", or_none(&letter.rule)),
-        ("rejected", rejected(letter) + &attempts),
+        ("rejected", rejected(letter) + &attempts + &replays),
         ("record", plain(&origin)),
         ("place", letter.place().to_string()),
+        ("done", mark.map_or_else(|| "-".to_owned(), done)),
         ("key", bytes(record.key)),
         ("value", bytes(record.value)),
     ];

@@ -198,7 +198,7 @@ fn fleet(engine: Engine) -> Option<Fleet> {
 }
 
 /// A seed that is printed, so that a failure can be repeated with METROBUS_TEST_SEED.
-fn random(what: &str) -> ChaCha8Rng {
+pub fn random(what: &str) -> ChaCha8Rng {
     let given = std::env::var("METROBUS_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(rand::random);
     say(&format!("{what}: METROBUS_TEST_SEED={seed}"));

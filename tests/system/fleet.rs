@@ -52,6 +52,7 @@ impl Fleet {
         }
         fleet.set("PUSHER__TOPIC", fleet.topic("Source"));
         fleet.set("ERROR_TOPIC", fleet.topic("Error"));
+        fleet.set("REPAIR_TOPIC", fleet.topic("Repair"));
         fleet.set("JOURNAL__TOPIC", fleet.topic("Journal"));
         fleet.set("BUSDRIVER__ROUTE", TOPICS[1..].iter().map(|name| fleet.topic(name)).collect::<Vec<_>>().join(","));
         fleet.set("KAFKA__GROUP", fleet.topic("group"));

@@ -75,6 +75,12 @@ impl Reader {
         Reader { folder: Scratch::new(), programs }
     }
 
+    /// Writes the TOML under a heading to the file that the page says.
+    fn write_toml(&self, section: &str, name: &str) {
+        let block = blocks().into_iter().find(|block| block.section == section && block.language == "toml");
+        self.folder.write(name, block.expect("TOML").text);
+    }
+
     /// Runs the commands under a heading in one shell; gives each with what it printed. Panics where one fails.
     fn follow(&self, section: &str, replace: &[(&str, &str)]) -> Vec<(String, String)> {
         let commands = commands(section);
@@ -119,6 +125,19 @@ fn printed<'a>(outputs: &'a [(String, String)], command: &str) -> &'a str {
     &found.unwrap_or_else(|| panic!("the page has no {command}")).1
 }
 
+/// A message is rejected and found, the rules are changed, and it arrives.
+fn assert_put_right(reader: &Reader, replace: &[(&str, &str)]) {
+    reader.write_toml("Putting it right", "currency.toml");
+    let outputs = reader.follow("Putting it right", replace);
+    let tracks: Vec<_> = outputs.iter().filter(|(command, _)| command == "metrobus track --key 7").collect();
+    assert!(tracks[0].1.ends_with("1  rejected, to Error: unknown currency\n"), "{outputs:?}");
+    assert!(printed(&outputs, "metrobus plan").contains("\n  to   known: Log\n"), "{outputs:?}");
+    let replay = "metrobus dead replay --reason 'unknown currency' --replan";
+    assert!(printed(&outputs, &format!("{replay} --dry-run")).ends_with("(rule known)\nwould replay 1: Log 1\n"));
+    assert_eq!(outputs.iter().find(|(command, _)| command == replay).expect("it").1, "replayed 1: Log 1\n");
+    assert!(tracks[1].1.contains("\nfinished at logstop\n"), "{outputs:?}");
+}
+
 #[test]
 fn the_commands_run_in_the_order_of_the_page() {
     let reader = Reader::new();
@@ -132,8 +151,7 @@ fn the_commands_run_in_the_order_of_the_page() {
     let last = tail.run().assert_code(0).stdout_text();
     assert!(last.contains(r#""payload":{"account_number": 1000000, "note": 2.50,"#), "as it went in: {last}");
 
-    let rules = blocks().into_iter().find(|block| block.section == "Rules" && block.language == "toml");
-    reader.folder.write("rules.toml", rules.expect("rules").text);
+    reader.write_toml("Rules", "rules.toml");
     let outputs = reader.follow("Rules", &[]);
     assert_eq!(printed(&outputs, "metrobus check"), "sound: 2 rules, 1 test, 2 caches\n");
     let planned = printed(&outputs, "metrobus plan --from Source --last 3");
@@ -153,6 +171,8 @@ fn the_commands_run_in_the_order_of_the_page() {
     assert!(track.lines().count() == 7 && track.ends_with("1  dropped: unknown account\n"), "{track}");
     assert_eq!(shape(&page.expect("what it prints").text), shape(track));
     assert!(printed(&outputs, "metrobus journeys").lines().any(|line| line.starts_with("contactpoint  dropped ")));
+
+    assert_put_right(&reader, &[]);
 
     reader.follow("Look-ups by the million", &[]);
     assert!(reader.folder.path("data/emails.lmdb").is_file() && reader.folder.path("data/whitelist.lmdb").is_file());
@@ -184,6 +204,9 @@ fn the_commands_run_on_kafka_and_redis() {
     };
     assert!(size("HLEN", "emails", &mut connection) > 300_000);
     assert_eq!(size("SCARD", "whitelist", &mut connection), 500_000);
+    let on_kafka = format!("export METROBUS__BUS=kafka METROBUS__KAFKA__BROKERS={brokers} METROBUS__REDIS__URL={url}");
+    let first = format!("{on_kafka} METROBUS_CONFIG=currency.toml");
+    assert_put_right(&reader, &[("export METROBUS_CONFIG=currency.toml", &first)]);
 }
 
 #[test]
@@ -196,6 +219,7 @@ fn every_section_with_commands_is_run() {
             "First steps",
             "Rules",
             "Where did it go?",
+            "Putting it right",
             "A stop of your own",
             "On Kafka",
             "Look-ups by the million",
@@ -260,6 +284,7 @@ fn every_name_on_the_page_exists() {
         .iter()
         .map(|role| vec![role.name, "--help"])
         .chain([vec!["cache", "load", "--help"], vec!["cache", "build", "--help"], vec!["--help"]])
+        .chain(["ls", "show", "replay", "discard"].map(|command| vec!["dead", command, "--help"]))
         .map(|call| Metrobus::new().args(call).run().assert_code(0).stdout_text())
         .collect();
     let words: BTreeSet<_> = help.split(|c: char| c.is_whitespace() || ",<>=[]".contains(c)).collect();
@@ -267,7 +292,7 @@ fn every_name_on_the_page_exists() {
     let is_key = |key: &str| key.split('.').try_fold(&defaults, |found, name| found.get(name)).is_some();
     let headers = include_str!("../../src/dead_letter/mod.rs");
     // Words of messages, of other programs and of the library
-    let known = ["id", "account_number", "***", "read_committed", "RUST_LOG", "Handler", "METROBUS_CONFIG"];
+    let known = ["id", "account_number", "***", "read_committed", "replays", "RUST_LOG", "Handler", "METROBUS_CONFIG"];
     for span in spans() {
         let first = span.split(' ').next().unwrap_or_default();
         let exists = match first {

@@ -100,14 +100,14 @@ impl Admin {
     }
 
     /// Creates the topics that are missing.
-    pub fn create_topics(&self, topics: &[Topic], error_topic: &Topic) -> Result<(), BusError> {
+    pub fn create_topics(&self, topics: &[Topic], error_topic: &Topic, kept: Option<&Topic>) -> Result<(), BusError> {
         let existing = self.partitions()?;
         let options = &self.settings.options;
         // librdkafka gives a null where the broker answers once for a topic that was named twice, rdkafka reads it
         let topics: Vec<_> = topics.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         let missing = topics.iter().filter(|topic| !existing.contains_key(topic.as_str()));
         let missing: Vec<_> =
-            missing.map(|topic| (topic, self.settings.topic_properties(topic, error_topic))).collect();
+            missing.map(|topic| (topic, self.settings.topic_properties(topic, error_topic, kept))).collect();
         let missing = missing.iter().map(|(topic, properties)| {
             let new = NewTopic::new(topic.as_str(), options.partitions, TopicReplication::Fixed(options.replication));
             properties.iter().fold(new, |new, (name, value)| new.set(name, value))

@@ -6,6 +6,7 @@
 //! | `subscription` | a member of the group: poll, settle, changes of the assignment |
 //! | `watermark` | which inputs may be acknowledged |
 //! | `transaction` | exactly once |
+//! | `fenced` | a publisher of which there is one, by transactions |
 //! | `sender`, `size`, `publisher` | records on their way out; what is too large |
 //! | `reader` | a topic without a group |
 //! | `admin`, `health` | topics, groups, limits; whether Kafka is there |
@@ -26,6 +27,7 @@
 //! cooperative members are there: during such a migration set `partition.assignment.strategy = "range,roundrobin"`.
 
 mod admin;
+mod fenced;
 mod health;
 mod offsets;
 mod outputs;
@@ -45,9 +47,10 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use self::{
-    admin::Admin, publisher::KafkaPublisher, reader::KafkaReader, settings::Settings, subscription::KafkaSubscription,
+    admin::Admin, fenced::KafkaFenced, publisher::KafkaPublisher, reader::KafkaReader, settings::Settings,
+    subscription::KafkaSubscription,
 };
-use super::{Bus, BusError, Guarantee, Publisher, Reader, Subscription, Topic, TopicInfo};
+use super::{Bus, BusError, FencedPublisher, Guarantee, Publisher, Reader, Subscription, Topic, TopicInfo};
 use crate::{config::Kafka, dead_letter::DeadLetters, error::Misconfigured, journal};
 
 /// Topics in a Kafka cluster.
@@ -55,6 +58,7 @@ pub struct KafkaBus {
     settings: Arc<Settings>,
     admin: Arc<Admin>,
     error_topic: Topic,
+    kept: Option<Topic>,
 }
 
 impl KafkaBus {
@@ -66,7 +70,12 @@ impl KafkaBus {
     pub fn new(options: Kafka, error_topic: &Topic, journal: &journal::Options) -> Result<Self, Misconfigured> {
         let settings = Arc::new(Settings::new(options, journal)?);
         let admin = Admin::new(&settings).map_err(|error| Misconfigured(format!("kafka.properties: {error:#}")))?;
-        Ok(Self { settings, admin: Arc::new(admin), error_topic: error_topic.clone() })
+        Ok(Self { settings, admin: Arc::new(admin), error_topic: error_topic.clone(), kept: None })
+    }
+
+    /// Creates `topic` so that nothing on it is ever removed.
+    pub fn keeping(self, topic: &Topic) -> Self {
+        Self { kept: Some(topic.clone()), ..self }
     }
 }
 
@@ -80,7 +89,7 @@ impl Bus for KafkaBus {
     }
 
     fn create_topics(&self, topics: &[Topic]) -> Result<(), BusError> {
-        self.admin.create_topics(topics, &self.error_topic)
+        self.admin.create_topics(topics, &self.error_topic, self.kept.as_ref())
     }
 
     fn subscribe(&self, letters: &DeadLetters) -> Result<Box<dyn Subscription>, BusError> {
@@ -89,6 +98,10 @@ impl Bus for KafkaBus {
 
     fn publisher(&self) -> Result<Box<dyn Publisher>, BusError> {
         Ok(Box::new(KafkaPublisher::open(&self.settings, &self.admin)?))
+    }
+
+    fn fenced_publisher(&self, name: &str) -> Result<Box<dyn FencedPublisher>, BusError> {
+        Ok(Box::new(KafkaFenced::open(&self.settings, &self.admin, name)?))
     }
 
     fn reader(&self, topic: &Topic, last: u64) -> Result<Box<dyn Reader>, BusError> {

@@ -143,11 +143,10 @@ impl Settings {
         properties.into_iter().collect()
     }
 
-    /// For a consumer of `group` that does not join it.
+    /// For a consumer of `group` that does not join it. It sees what stops see: what was undone is none of it, which where
+    /// the stops have no transactions is of a fenced publisher.
     pub fn reader(&self, group: &str) -> Properties {
         let mut properties = self.with(&[CONSUMER, &[("enable.partition.eof", "true")]]);
-        let level = if self.exactly_once() { "read_committed" } else { "read_uncommitted" };
-        properties.insert("isolation.level".into(), level.into());
         properties.insert("group.id".into(), group.into());
         properties.insert("enable.auto.commit".into(), "false".into());
         properties.into_iter().collect()
@@ -214,10 +213,14 @@ impl Settings {
         }
     }
 
-    /// The error topic has to take every record of the others and some headers; the journal keeps what it is told to.
-    pub fn topic_properties(&self, topic: &Topic, error: &Topic) -> Vec<(&'static str, String)> {
+    /// The error topic has to take every record of the others and some headers; the journal keeps what it is told to, and
+    /// the topic `kept` everything.
+    pub fn topic_properties(&self, topic: &Topic, error: &Topic, kept: Option<&Topic>) -> Vec<(&'static str, String)> {
         if topic == error {
             return vec![("max.message.bytes", LARGEST_MESSAGE.to_owned())];
+        }
+        if kept == Some(topic) {
+            return vec![("retention.ms", "-1".to_owned()), ("retention.bytes", "-1".to_owned())];
         }
         if *topic != self.journal.topic {
             return Vec::new();

@@ -251,6 +251,50 @@ fn an_output_too_large_becomes_a_dead_letter_and_its_neighbours_pass() {
     }
 }
 
+/// What the broker refuses is found among its neighbours, and nothing of its act has happened.
+#[test]
+fn a_fenced_publisher_says_which_output_the_broker_refuses() {
+    let Some(kafka) = Kafka::new(Guarantee::AtLeastOnce) else { return };
+    let (bus, topic) = (kafka.with(|_| ()), kafka.topic("shrinks"));
+    create_small(&kafka, &topic, 1_000_000);
+    bus.create_topics(std::slice::from_ref(&topic)).unwrap();
+    let mut publisher = bus.fenced_publisher(topic.as_str()).unwrap();
+    let lengths = |lengths: &[usize]| {
+        let mut outbox = Outbox::default();
+        lengths.iter().for_each(|length| outbox.publish(&topic, 5, None, Some("x".repeat(*length).as_bytes())));
+        outbox
+    };
+    let mut refused = |all: &[usize]| {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match publisher.publish(&lengths(all)) {
+                Err(BusError::Unavailable(_)) if Instant::now() < end => {}
+                published => break published.unwrap().map(|one| (one.output, one.reason)),
+            }
+        }
+    };
+    assert_eq!(refused(&[1, 2, 5000]), None);
+    change_limit(&kafka, &topic, 2000);
+    // It is told of the limit by a refusal, then it knows
+    for _ in 0..2 {
+        let end = Instant::now() + DEADLINE;
+        let (output, reason) = loop {
+            match refused(&[3, 4, 5001, 5, 5002]) {
+                Some(refusal) => break refusal,
+                None => assert!(Instant::now() < end, "the broker has not heard of its limit"),
+            }
+        };
+        assert_eq!(output, 2);
+        assert!(reason.starts_with("output of 50") && reason.contains(" is more than topic "), "{reason}");
+        // Each fits, a batch of them does not
+        assert_eq!(refused(&[1500; 5]), None);
+    }
+    let found: Vec<_> =
+        read(&bus, &topic).iter().map(|(value, _)| value.len()).filter(|length| *length != 5001).collect();
+    let found: Vec<_> = found.into_iter().filter(|length| ![3, 4, 5, 5002].contains(length)).collect();
+    assert_eq!(found, [&[1, 2, 5000][..], &[1500; 10]].concat());
+}
+
 #[test]
 fn a_limit_that_shrinks_meanwhile_harms_no_neighbours() {
     for guarantee in BOTH {

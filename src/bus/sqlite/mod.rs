@@ -26,10 +26,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Bus, BusError, Guarantee, Publisher, Reader, Subscription, Topic, TopicInfo};
+use super::{Bus, BusError, FencedPublisher, Guarantee, Publisher, Reader, Subscription, Topic, TopicInfo};
 use crate::dead_letter::DeadLetters;
 
 mod commits;
+mod fenced;
 mod lease;
 pub mod pack;
 mod publisher;
@@ -39,6 +40,7 @@ mod subscription;
 mod topic;
 
 use commits::Commits;
+use fenced::SqliteFenced;
 use publisher::SqlitePublisher;
 use reader::SqliteReader;
 use store::Store;
@@ -75,16 +77,22 @@ pub enum Synchronous {
 pub struct SqliteBus {
     options: Arc<Options>,
     commits: Arc<Commits>,
+    kept: Option<Topic>,
 }
 
 impl SqliteBus {
     pub fn new(options: Options) -> Self {
         let options = Arc::new(options);
-        Self { commits: Arc::new(Commits::new(Arc::clone(&options))), options }
+        Self { commits: Arc::new(Commits::new(Arc::clone(&options))), options, kept: None }
+    }
+
+    /// Retention takes nothing from `topic`.
+    pub fn keeping(self, topic: &Topic) -> Self {
+        Self { kept: Some(topic.clone()), ..self }
     }
 
     fn open(&self) -> Result<Store, BusError> {
-        Store::open(&self.options, &self.commits)
+        Store::open(&self.options, &self.commits, self.kept.clone())
     }
 }
 
@@ -111,6 +119,10 @@ impl Bus for SqliteBus {
 
     fn publisher(&self) -> Result<Box<dyn Publisher>, BusError> {
         Ok(Box::new(SqlitePublisher::new(self.open()?)))
+    }
+
+    fn fenced_publisher(&self, name: &str) -> Result<Box<dyn FencedPublisher>, BusError> {
+        Ok(Box::new(SqliteFenced::open(self.open()?, name)?))
     }
 
     fn reader(&self, topic: &Topic, last: u64) -> Result<Box<dyn Reader>, BusError> {

@@ -67,10 +67,12 @@ pub(super) struct Store {
     last: u64,
     ids: HashMap<Topic, i64>,
     retained: Instant,
+    /// Not subject to retention.
+    kept: Option<Topic>,
 }
 
 impl Store {
-    pub fn open(options: &Arc<Options>, commits: &Arc<Commits>) -> Result<Self, BusError> {
+    pub fn open(options: &Arc<Options>, commits: &Arc<Commits>, kept: Option<Topic>) -> Result<Self, BusError> {
         let path = &options.path;
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder)
@@ -85,6 +87,7 @@ impl Store {
             last: 0,
             ids: HashMap::new(),
             retained: Instant::now(),
+            kept,
         };
         store.prepare().map_err(|error| store.error("open", error))??;
         Ok(store)
@@ -225,16 +228,18 @@ impl Store {
         }
         self.retained = Instant::now();
         let cutoff = if retention.is_zero() { i64::MIN } else { now_ms() - retention.as_millis() as i64 };
-        for id in self.topic_ids()? {
+        for id in self.trimmed_topics()? {
             while self.write(|transaction, _| topic::trim(transaction, id, cutoff, bytes))? == RETENTION_CHUNK {}
         }
         Ok(())
     }
 
-    fn topic_ids(&self) -> Result<Vec<i64>, BusError> {
+    /// The topics that retention is for.
+    pub fn trimmed_topics(&self) -> Result<Vec<i64>, BusError> {
         let read = || {
-            let mut statement = self.connection.prepare_cached("SELECT id FROM topics")?;
-            statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()
+            let mut statement = self.connection.prepare_cached("SELECT id FROM topics WHERE name IS NOT ?1")?;
+            let kept = self.kept.as_ref().map(Topic::as_str);
+            statement.query_map([kept], |row| row.get(0))?.collect::<rusqlite::Result<_>>()
         };
         read().map_err(|error| self.error("read the topics", error))
     }

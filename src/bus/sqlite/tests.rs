@@ -306,6 +306,16 @@ fn retention_takes_what_is_old_and_read_and_never_the_newest() {
 }
 
 #[test]
+fn retention_takes_nothing_from_the_topic_that_is_kept() {
+    let file = File::new();
+    let bus = file.sqlite().keeping(&topic("Kept"));
+    bus.create_topics(&[topic("Kept"), topic("kept")]).unwrap();
+    let store = bus.open().unwrap();
+    assert_eq!(store.trimmed_topics().unwrap(), [store.find(&topic("kept")).unwrap().unwrap()]);
+    assert_eq!(file.sqlite().open().unwrap().trimmed_topics().unwrap().len(), 2);
+}
+
+#[test]
 fn a_waiting_reader_is_woken_by_another_connection() {
     let file = File::new();
     let (bus, other) = (file.sqlite(), file.sqlite());

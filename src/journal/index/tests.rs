@@ -26,6 +26,8 @@ fn hop(offset: i64, id: Id<'_>, outcome: Outcome) -> Hop<'_> {
         Outcome::Finished => (None, None),
         Outcome::Dropped => (Some("unknown account: 5"), None),
         Outcome::Rejected => (Some("broken"), Some("Error")),
+        Outcome::Replayed => (Some("broken"), Some("Next")),
+        Outcome::Discarded => (Some("broken"), None),
     };
     Hop { offset, id, outcome, attempts: 1, reason, next, rule: None, key: None, fields: SmallVec::new() }
 }
