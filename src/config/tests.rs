@@ -64,7 +64,7 @@ fn the_sections_of_the_example_have_their_defaults() {
     let section = |role| toml::to_string(&config.section::<toml::Table>(role).unwrap()).unwrap();
     let retry = "\n[retry]\nfirst = \"100ms\"\nmax = \"10s\"\nmax_attempts = 5\n";
     assert_eq!(section("pusher"), "topic = \"Source\"\n");
-    let keys = "on_error = \"next\"\nroute = [\"AddEmail\", \"WhiteList\", \"Log\"]\nrule = []\ntest = []\ntopic = \"Source\"\n";
+    let keys = "deadline = \"0s\"\non_error = \"next\"\nroute = [\"AddEmail\", \"WhiteList\", \"Log\"]\nrule = []\ntest = []\ntopic = \"Source\"\n";
     assert_eq!(section("busdriver"), format!("{keys}{retry}"));
     let keys = "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\nlmdb = \"data/emails.lmdb\"\ntopic = \"AddEmail\"\n";
     assert_eq!(section("contactpoint"), format!("{keys}{retry}"));

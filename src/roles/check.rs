@@ -31,7 +31,7 @@ struct Arguments {
 /// How long a service is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A line for each finding, and one that sums up; the error is the latter where there are any.
+/// A line for each finding, then for each note, and one that sums up; the error is the latter where there are findings.
 fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let arguments = Arguments::from_arg_matches(matches)?;
     let config = &context.config;
@@ -46,6 +46,10 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let mut out = String::new();
     for Misconfigured(what) in &found {
         let _ = writeln!(out, "{what}");
+    }
+    let notes = rules.as_ref().map(|rules| rules::notes(rules, config)).unwrap_or_default();
+    for Misconfigured(what) in &notes {
+        let _ = writeln!(out, "note: {what}");
     }
     if found.is_empty() {
         let (rules, tests) = (counted(checked.rules, "rule"), counted(checked.tests, "test"));
@@ -88,7 +92,7 @@ struct Cache<'a> {
 
 /// The caches of the stops at which a route calls; of all stops where no route is known.
 fn caches<'a>(context: &'a Context, rules: Option<&Rules>) -> Vec<Cache<'a>> {
-    let called = |topic: &Topic| rules.is_none_or(|rules| rules.iter().any(|rule| stops(rule).contains(topic)));
+    let called = |topic: &Topic| rules.is_none_or(|rules| rules.iter().any(|rule| calls(rule, topic)));
     let mut caches = Vec::new();
     if let Ok(options) = context.config.section::<contactpoint::Options>(contactpoint::ROLE.name)
         && called(&options.topic)
@@ -115,10 +119,11 @@ fn caches<'a>(context: &'a Context, rules: Option<&Rules>) -> Vec<Cache<'a>> {
     caches
 }
 
-fn stops(rule: &Rule) -> &[Topic] {
+/// Whether one of its routes calls at the stop that reads `topic`.
+fn calls(rule: &Rule, topic: &Topic) -> bool {
     match rule.action() {
-        Action::Route(_, stops) => stops,
-        _ => &[],
+        Action::Route(routing) => routing.routes().any(|stops| stops.contains(topic)),
+        _ => false,
     }
 }
 
