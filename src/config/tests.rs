@@ -66,9 +66,9 @@ fn the_sections_of_the_example_have_their_defaults() {
     assert_eq!(section("pusher"), "topic = \"Source\"\n");
     let keys = "deadline = \"0s\"\non_error = \"next\"\nroute = [\"AddEmail\", \"WhiteList\", \"Log\"]\nrule = []\ntest = []\ntopic = \"Source\"\n";
     assert_eq!(section("busdriver"), format!("{keys}{retry}"));
-    let keys = "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\nlmdb = \"data/emails.lmdb\"\ntopic = \"AddEmail\"\n";
+    let keys = "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\nlmdb = \"data/emails.lmdb\"\ntopic = \"AddEmail\"\nunknown = []\n";
     assert_eq!(section("contactpoint"), format!("{keys}{retry}"));
-    let keys = "cache = \"file\"\nfile = \"data/whitelist.dat\"\nlmdb = \"data/whitelist.lmdb\"\nset = \"whitelist\"\ntopic = \"WhiteList\"\n";
+    let keys = "cache = \"file\"\nfile = \"data/whitelist.dat\"\nlmdb = \"data/whitelist.lmdb\"\nset = \"whitelist\"\ntopic = \"WhiteList\"\nunlisted = []\n";
     assert_eq!(section("whitelist"), format!("{keys}{retry}"));
     assert_eq!(section("logstop"), format!("output = \"-\"\ntopic = \"Log\"\n{retry}"));
 }

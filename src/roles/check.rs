@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use anyhow::{Result, anyhow};
 use clap::{Args, Command, FromArgMatches};
 
-use super::{CacheKind, Context, Kind, Role, contactpoint, whitelist};
+use super::{CacheKind, Context, Kind, Role, contactpoint, otherwise::Otherwise, whitelist};
 use crate::{
     backoff::persist,
     bus::{BusError, Topic},
@@ -38,6 +38,7 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let (rules, checked, mut found) = rules::check(config);
     let found_in_rules = found.len();
     found.extend(twice_read(config));
+    found.extend(other_ways(config));
     let caches = caches(context, rules.as_ref());
     found.extend(caches.iter().filter_map(|cache| cache.read().err()));
     if arguments.connect {
@@ -78,6 +79,17 @@ fn twice_read(config: &Config) -> Vec<Misconfigured> {
         }
     }
     found
+}
+
+/// What is wrong with the ways that messages take which their stop would drop.
+fn other_ways(config: &Config) -> Vec<Misconfigured> {
+    let contactpoint = config.section::<contactpoint::Options>(contactpoint::ROLE.name);
+    let unknown = contactpoint
+        .and_then(|options| Otherwise::new(config, "contactpoint.unknown", &options.unknown, &options.topic));
+    let whitelist = config.section::<whitelist::Options>(whitelist::ROLE.name);
+    let unlisted =
+        whitelist.and_then(|options| Otherwise::new(config, "whitelist.unlisted", &options.unlisted, &options.topic));
+    [unknown, unlisted].into_iter().filter_map(Result::err).collect()
 }
 
 /// What a stop looks up, and the key of the configuration that says where.

@@ -166,7 +166,12 @@ fn unlike(test: &TestOptions, judgement: &Judgement<'_>) -> Option<String> {
 fn told(judgement: &Judgement<'_>) -> String {
     let rule = judgement.rule_name().map_or(String::new(), |name| format!("rule {name}, "));
     match &judgement.outcome {
-        Outcome::Matched(Action::Route(routing), _) => format!("{rule}route {}", routing.text()),
+        Outcome::Matched(Action::Route(routing), _) => {
+            let names = |stops: &[Topic]| stops.iter().map(Topic::as_str).collect::<Vec<_>>().join(", ");
+            let copies: Vec<_> = routing.copies().map(names).collect();
+            let copies = if copies.is_empty() { String::new() } else { format!(", copies {}", copies.join("; ")) };
+            format!("{rule}route {}{copies}", names(routing.stops()))
+        }
         Outcome::Matched(Action::Drop(reason), _) => format!("{rule}drop {reason:?}"),
         _ => format!("{rule}reject {:?}", judgement.reason().unwrap_or_default()),
     }

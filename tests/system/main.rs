@@ -13,6 +13,7 @@ mod life;
 mod lmdb;
 mod pusher;
 mod readme;
+mod routes;
 mod rules;
 mod secure;
 mod support;
