@@ -11,6 +11,8 @@ use crate::{
     slip::Limits,
 };
 
+mod differential;
+
 const NOW: &str = "2026-01-31T12:30:15Z";
 
 /// The rules of a TOML text.
