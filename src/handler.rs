@@ -44,7 +44,8 @@ pub trait Handler: Send {
 /// `format!("unknown currency: {currency}")`. The dead letter holds it whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// On to the next stop of its slip; without one, its journey is at its end.
+    /// On to the next stop of its slip, as it is or as [`Message::revise`] has made it; without one, its journey is at its
+    /// end.
     Forward,
     /// Its journey ends here, whatever its slip says.
     Finish,
@@ -53,7 +54,7 @@ pub enum Verdict {
     /// It cannot be handled, now or later: to the dead letters, for this reason.
     Reject(Cow<'static, str>),
     /// It could not be handled, for this reason, and may be later: handled again after a back-off, in its place;
-    /// rejected after `retry.max_attempts`.
+    /// rejected after `max_attempts` of the stop's `retry`.
     Retry(Cow<'static, str>),
 }
 

@@ -88,5 +88,5 @@ pub use config::Config;
 pub use drain::Drain;
 pub use handler::{Handler, Verdict, each};
 pub use shutdown::Shutdown;
-pub use slip::Message;
+pub use slip::{Message, Revision};
 pub use stop::Stop;

@@ -5,6 +5,18 @@
 //! `historical_route`. A value without `header` or `payload` is all payload. The format is that of the Python
 //! original; the idea is the Routing Slip of Hohpe and Woolf, *Enterprise Integration Patterns*.
 //!
+//! Fields of the header that are ours, and that others pass over:
+//!
+//! | field | value |
+//! | --- | --- |
+//! | `id` | text, a UUID given where the journey began |
+//! | `rule`, `rules` | text: the rule that gave it its route, and the hash of all of them |
+//! | `parent` | text: the id of the message that this one is a copy of |
+//! | `deadline` | a whole number: when its time is up, milliseconds since the epoch |
+//! | `revisions` | a list of `{"stop":"whitelist","hop":2,"insert":["Log"]}`, or `replace`: which stop put what ahead of, or in place of, the rest of the route, behind the hop of which number; as in `route`, the next stop is the last |
+//!
+//! So `original_route` with the revisions is `route` and `historical_route`, and without any it is their sum.
+//!
 //! Everything that does not change keeps its bytes: unknown header fields, fields beside header and payload, spelling.
 
 mod header;
@@ -229,6 +241,28 @@ impl<'a> Message<'a> {
     /// lies behind, the message is rejected in place of the verdict; so is one that has no slip, or gets it here.
     ///
     /// The slip keeps each revision, in `revisions`: which stop did what, at which hop.
+    ///
+    /// ```
+    /// use metrobus::{Config, Drain, Revision, Shutdown, Stop, Topic, Verdict, bus, each};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.db").display().to_string();
+    /// # let environment = [("METROBUS__SQLITE__PATH", path.as_str()), ("METROBUS__STOPS", "Sort,Audit")];
+    /// # /*
+    /// let environment = std::env::vars_os();
+    /// # */
+    /// let config = Config::load(None, environment)?;
+    /// let audit = Topic::new("Audit")?;
+    /// let sort = each(move |message| {
+    ///     if message.payload.get("audit").is_some_and(|audit| audit == "true") {
+    ///         message.revise(Revision::Insert(vec![audit.clone()]));
+    ///     }
+    ///     Verdict::Forward
+    /// });
+    /// let stop = Stop::new("sort", &Topic::new("Sort")?, sort, &config).drain(Drain::default().join());
+    /// stop.run(&*bus::open(&config)?, &Shutdown::default())?;
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
     pub fn revise(&mut self, revision: Revision) {
         self.extra().revised.get_or_insert_default().add(revision);
     }

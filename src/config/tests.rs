@@ -64,11 +64,11 @@ fn the_sections_of_the_example_have_their_defaults() {
     let section = |role| toml::to_string(&config.section::<toml::Table>(role).unwrap()).unwrap();
     let retry = "\n[retry]\nfirst = \"100ms\"\nmax = \"10s\"\nmax_attempts = 5\n";
     assert_eq!(section("pusher"), "topic = \"Source\"\n");
-    let keys = "on_error = \"next\"\nroute = [\"AddEmail\", \"WhiteList\", \"Log\"]\nrule = []\ntest = []\ntopic = \"Source\"\n";
+    let keys = "deadline = \"0s\"\non_error = \"next\"\nroute = [\"AddEmail\", \"WhiteList\", \"Log\"]\nrule = []\ntest = []\ntopic = \"Source\"\n";
     assert_eq!(section("busdriver"), format!("{keys}{retry}"));
-    let keys = "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\nlmdb = \"data/emails.lmdb\"\ntopic = \"AddEmail\"\n";
+    let keys = "cache = \"file\"\nfile = \"data/emails.dat\"\nhash = \"emails\"\nlmdb = \"data/emails.lmdb\"\ntopic = \"AddEmail\"\nunknown = []\n";
     assert_eq!(section("contactpoint"), format!("{keys}{retry}"));
-    let keys = "cache = \"file\"\nfile = \"data/whitelist.dat\"\nlmdb = \"data/whitelist.lmdb\"\nset = \"whitelist\"\ntopic = \"WhiteList\"\n";
+    let keys = "cache = \"file\"\nfile = \"data/whitelist.dat\"\nlmdb = \"data/whitelist.lmdb\"\nset = \"whitelist\"\ntopic = \"WhiteList\"\nunlisted = []\n";
     assert_eq!(section("whitelist"), format!("{keys}{retry}"));
     assert_eq!(section("logstop"), format!("output = \"-\"\ntopic = \"Log\"\n{retry}"));
 }

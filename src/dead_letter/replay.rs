@@ -146,9 +146,10 @@ impl Replay {
         let cleaned = headers(record, None);
         let raw = Record { value, headers: Headers::from_encoded(&cleaned), ..*record };
         let mut message = Message::parse_untrusted(raw, &self.limits).map_err(|malformed| malformed.to_string())?;
-        let judgement = rules.judge(&message, rules::now());
+        let now = rules::now();
+        let judgement = rules.judge(&message, now);
         let rule = judgement.rule_name().map(str::to_owned);
-        match judgement.carry_out(&mut message, Uuid::now_v7) {
+        match judgement.carry_out(&mut message, now, Uuid::now_v7) {
             Verdict::Drop(reason) => return Err(format!("the rules drop it now: {reason}")),
             Verdict::Reject(reason) | Verdict::Retry(reason) => return Err(format!("the rules reject it: {reason}")),
             Verdict::Forward | Verdict::Finish => {}

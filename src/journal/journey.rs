@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use comfy_table::{Table, presets::NOTHING};
 use serde_json::{Value, json};
 
-use super::{Outcome, index::Found};
+use super::{Outcome, PARENT, index::Found};
 use crate::terminal::{drawn, plain};
 
 /// One message's way, in the order in which things happened.
@@ -14,6 +14,8 @@ pub struct Journey {
     /// Its id; of a message that has none, what else was asked for.
     pub name: String,
     hops: Vec<Found>,
+    /// The ids of its copies, where somebody has looked for them.
+    pub copies: Vec<String>,
 }
 
 impl Journey {
@@ -21,7 +23,7 @@ impl Journey {
     pub fn new(name: impl Into<String>, mut hops: Vec<Found>) -> Option<Self> {
         // Clocks of several machines may differ; what a stop forwards it has begun before the next one does
         hops.sort_by_key(|hop| hop.time);
-        (!hops.is_empty()).then(|| Self { name: name.into(), hops })
+        (!hops.is_empty()).then(|| Self { name: name.into(), hops, copies: Vec::new() })
     }
 
     /// When it was begun, as far as it is known; microseconds since the epoch.
@@ -58,12 +60,20 @@ impl Journey {
         self.hops.iter().zip(before).map(wait)
     }
 
-    /// What is known of it beside its hops: keys and fields.
+    /// The message that this one is a copy of.
+    fn parent(&self) -> Option<&str> {
+        let mut fields = self.hops.iter().flat_map(|hop| &hop.fields);
+        fields.find(|(name, _)| name == PARENT).map(|(_, id)| id.as_str())
+    }
+
+    /// What is known of it beside its hops: kin, keys and fields.
     fn marks(&self) -> Vec<String> {
-        let mut marks = Vec::new();
+        let mut marks: Vec<_> = self.parent().map(|id| format!("copy of {}", plain(id))).into_iter().collect();
+        marks.extend(self.copies.iter().map(|id| format!("copied as {}", plain(id))));
         for hop in &self.hops {
             let key = hop.key.as_ref().map(|key| format!("key {}", plain(&String::from_utf8_lossy(key))));
-            let fields = hop.fields.iter().map(|(name, value)| format!("{} {}", plain(name), plain(value)));
+            let fields = hop.fields.iter().filter(|(name, _)| name != PARENT);
+            let fields = fields.map(|(name, value)| format!("{} {}", plain(name), plain(value)));
             for mark in key.into_iter().chain(fields) {
                 if !marks.contains(&mark) {
                     marks.push(mark);
@@ -120,6 +130,8 @@ impl Journey {
             "stop": last.map(|hop| &hop.stop),
             "reason": last.and_then(|hop| hop.reason.as_ref()),
             "next": last.and_then(|hop| hop.next.as_ref()),
+            "parent": self.parent(),
+            "copies": self.copies,
             "hops": hops.collect::<Vec<_>>(),
         })
     }

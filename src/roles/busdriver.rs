@@ -60,7 +60,7 @@ impl Handler for Busdriver {
                 // What failed is the payload's affair and no name of it comes into the log
                 *self.failures.entry(format!("rule {} failed", failure.rule.name())).or_default() += 1;
             }
-            verdicts.push(judgement.carry_out(message, Uuid::now_v7));
+            verdicts.push(judgement.carry_out(message, now, Uuid::now_v7));
         }
         self.tell();
         Ok(verdicts)

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use anyhow::{Result, anyhow};
 use clap::{Args, Command, FromArgMatches};
 
-use super::{CacheKind, Context, Kind, Role, contactpoint, whitelist};
+use super::{CacheKind, Context, Kind, Role, contactpoint, otherwise::Otherwise, whitelist};
 use crate::{
     backoff::persist,
     bus::{BusError, Topic},
@@ -31,13 +31,14 @@ struct Arguments {
 /// How long a service is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A line for each finding, and one that sums up; the error is the latter where there are any.
+/// A line for each finding, then for each note, and one that sums up; the error is the latter where there are findings.
 fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let arguments = Arguments::from_arg_matches(matches)?;
     let config = &context.config;
     let (rules, checked, mut found) = rules::check(config);
     let found_in_rules = found.len();
     found.extend(twice_read(config));
+    found.extend(other_ways(config));
     let caches = caches(context, rules.as_ref());
     found.extend(caches.iter().filter_map(|cache| cache.read().err()));
     if arguments.connect {
@@ -46,6 +47,10 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let mut out = String::new();
     for Misconfigured(what) in &found {
         let _ = writeln!(out, "{what}");
+    }
+    let notes = rules.as_ref().map(|rules| rules::notes(rules, config)).unwrap_or_default();
+    for Misconfigured(what) in &notes {
+        let _ = writeln!(out, "note: {what}");
     }
     if found.is_empty() {
         let (rules, tests) = (counted(checked.rules, "rule"), counted(checked.tests, "test"));
@@ -76,6 +81,17 @@ fn twice_read(config: &Config) -> Vec<Misconfigured> {
     found
 }
 
+/// What is wrong with the ways that messages take which their stop would drop.
+fn other_ways(config: &Config) -> Vec<Misconfigured> {
+    let contactpoint = config.section::<contactpoint::Options>(contactpoint::ROLE.name);
+    let unknown = contactpoint
+        .and_then(|options| Otherwise::new(config, "contactpoint.unknown", &options.unknown, &options.topic));
+    let whitelist = config.section::<whitelist::Options>(whitelist::ROLE.name);
+    let unlisted =
+        whitelist.and_then(|options| Otherwise::new(config, "whitelist.unlisted", &options.unlisted, &options.topic));
+    [unknown, unlisted].into_iter().filter_map(Result::err).collect()
+}
+
 /// What a stop looks up, and the key of the configuration that says where.
 struct Cache<'a> {
     context: &'a Context,
@@ -88,7 +104,7 @@ struct Cache<'a> {
 
 /// The caches of the stops at which a route calls; of all stops where no route is known.
 fn caches<'a>(context: &'a Context, rules: Option<&Rules>) -> Vec<Cache<'a>> {
-    let called = |topic: &Topic| rules.is_none_or(|rules| rules.iter().any(|rule| stops(rule).contains(topic)));
+    let called = |topic: &Topic| rules.is_none_or(|rules| rules.iter().any(|rule| calls(rule, topic)));
     let mut caches = Vec::new();
     if let Ok(options) = context.config.section::<contactpoint::Options>(contactpoint::ROLE.name)
         && called(&options.topic)
@@ -115,10 +131,11 @@ fn caches<'a>(context: &'a Context, rules: Option<&Rules>) -> Vec<Cache<'a>> {
     caches
 }
 
-fn stops(rule: &Rule) -> &[Topic] {
+/// Whether one of its routes calls at the stop that reads `topic`.
+fn calls(rule: &Rule, topic: &Topic) -> bool {
     match rule.action() {
-        Action::Route(_, stops) => stops,
-        _ => &[],
+        Action::Route(routing) => routing.routes().any(|stops| stops.contains(topic)),
+        _ => false,
     }
 }
 

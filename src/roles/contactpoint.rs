@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::{Context, Kind, Role};
+use super::{Context, Kind, Role, otherwise::Otherwise};
 use crate::{
     bus::Topic,
     cache::{Keys, Lookup, Value, Values},
@@ -32,13 +32,16 @@ pub(super) struct Options {
     pub lmdb: std::path::PathBuf,
     /// For `cache = "redis"`.
     pub hash: String,
+    /// Where messages of unknown accounts go in place of what is ahead of them; they are dropped where it is empty.
+    pub unknown: Vec<Topic>,
     pub retry: Retry,
 }
 
 fn build(context: &Context) -> anyhow::Result<Stop> {
     let options: Options = context.config.section(ROLE.name)?;
     let source = context.source(options.cache, &options.file, &options.lmdb, &options.hash);
-    let handler = Contactpoint::new(source.lookup()?);
+    let unknown = Otherwise::new(&context.config, "contactpoint.unknown", &options.unknown, &options.topic)?;
+    let handler = Contactpoint::new(source.lookup()?, unknown);
     Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry))
 }
 
@@ -46,11 +49,12 @@ struct Contactpoint {
     emails: Box<dyn Lookup>,
     accounts: Keys,
     found: Values,
+    unknown: Otherwise,
 }
 
 impl Contactpoint {
-    fn new(emails: Box<dyn Lookup>) -> Self {
-        Self { emails, accounts: Keys::default(), found: Values::default() }
+    fn new(emails: Box<dyn Lookup>, unknown: Otherwise) -> Self {
+        Self { emails, accounts: Keys::default(), found: Values::default(), unknown }
     }
 }
 
@@ -74,7 +78,7 @@ impl Handler for Contactpoint {
         let judge = |((message, odd), email): ((&mut Message<'_>, Option<&'static str>), Value<'_>)| match (odd, email)
         {
             (Some(reason), _) => Verdict::drop(reason),
-            (None, Value::Missing) => Verdict::drop("unknown account"),
+            (None, Value::Missing) => self.unknown.verdict(message, "unknown account"),
             (None, Value::NotText) => Verdict::drop("email in the cache is not UTF-8"),
             (None, Value::Found(email)) => match message.payload.set("email", email) {
                 Ok(()) => Verdict::Forward,

@@ -33,6 +33,7 @@ mod journal;
 mod journeys;
 mod logstop;
 mod make_data;
+mod otherwise;
 mod plan;
 mod pusher;
 mod run;

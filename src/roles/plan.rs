@@ -17,7 +17,7 @@ use crate::{
     bus::{Record, Topic},
     cli::count,
     json::scan::Tape,
-    rules::{self, Action, Assignments, Explained, Judgement, Outcome, Part, Rules, Timestamp},
+    rules::{self, Action, Assignments, Explained, Judgement, Outcome, Part, Routing, Rules, Timestamp},
     slip::{Checked, Limits, Malformed, Message, Parts},
 };
 use against::Comparison;
@@ -129,7 +129,7 @@ struct Planned<'a> {
 
 #[derive(Debug, PartialEq, Eq)]
 enum End<'a> {
-    Route(&'a [Topic]),
+    Route(&'a Routing),
     Drop(String),
     Reject(String),
 }
@@ -137,7 +137,7 @@ enum End<'a> {
 impl<'a> End<'a> {
     fn new(judgement: &Judgement<'a>) -> Self {
         match &judgement.outcome {
-            Outcome::Matched(Action::Route(_, stops), _) => Self::Route(stops),
+            Outcome::Matched(Action::Route(routing), _) => Self::Route(routing),
             Outcome::Matched(Action::Drop(reason), _) => Self::Drop(reason.clone()),
             _ => Self::Reject(judgement.reason().unwrap_or_default()),
         }
@@ -145,17 +145,27 @@ impl<'a> End<'a> {
 
     fn text(&self) -> String {
         match self {
-            Self::Route(stops) => stops.iter().map(Topic::as_str).collect::<Vec<_>>().join(" → "),
+            Self::Route(routing) => routing.text(),
             Self::Drop(reason) => format!("dropped: {reason}"),
             Self::Reject(reason) => format!("rejected: {reason}"),
         }
     }
 
-    fn field(&self) -> (&'static str, Value) {
+    /// As fields of a JSON object.
+    fn fields(&self) -> Vec<(&'static str, Value)> {
         match self {
-            Self::Route(stops) => ("route", stops.iter().map(Topic::as_str).collect()),
-            Self::Drop(reason) => ("drop", json!(reason)),
-            Self::Reject(reason) => ("reject", json!(reason)),
+            Self::Route(routing) => {
+                let names = |stops: &[Topic]| stops.iter().map(Topic::as_str).collect::<Value>();
+                let mut fields = vec![("route", names(routing.stops()))];
+                if routing.copies().len() > 0 {
+                    fields.push(("copies", routing.copies().map(names).collect()));
+                }
+                let deadline = routing.deadline().map(|deadline| humantime::format_duration(deadline).to_string());
+                fields.extend(deadline.map(|deadline| ("deadline", json!(deadline))));
+                fields
+            }
+            Self::Drop(reason) => vec![("drop", json!(reason))],
+            Self::Reject(reason) => vec![("reject", json!(reason))],
         }
     }
 }
@@ -201,8 +211,10 @@ impl<'a> Planned<'a> {
     }
 
     fn json(&self, place: Place, out: &mut impl Write) -> Result<()> {
-        let (place, (name, end)) = (place.fields(), self.end.field());
-        write!(out, "{{{place},\"rule\":{},{}:{end}", json!(self.rule), json!(name))?;
+        write!(out, "{{{},\"rule\":{}", place.fields(), json!(self.rule))?;
+        for (name, value) in self.end.fields() {
+            write!(out, ",\"{name}\":{value}")?;
+        }
         if !self.set.is_empty() {
             let set: Vec<_> = self.set.iter().map(|(name, value)| format!("{}:{value}", json!(name))).collect();
             write!(out, ",\"set\":{{{}}}", set.join(","))?;
@@ -241,7 +253,8 @@ mod tests {
         ];
         let end = prop_oneof![
             Just("route = [\"Log\"]\nset = { s = 'payload.b' }"),
-            Just("route = [\"AddEmail\", \"Log\"]"),
+            Just("route = [\"AddEmail\", \"Log\"]\ncopies = [[\"Log\"], [\"WhiteList\", \"Log\"]]"),
+            Just("route = [\"AddEmail\"]\ncopies = [[\"AddEmail\"]]\ndeadline = \"90s\""),
             Just("drop = \"unwanted: it\""),
             Just("reject = \"odd\""),
         ];
@@ -272,29 +285,49 @@ mod tests {
             let headers = Headers::default();
             let record = Record { partition: 0, offset: 0, timestamp: 0, key: None, headers, value };
             let limits = Limits::default();
-            let mut planned = Vec::new();
-            Planner::new(limits).plan(record, |message, now| {
+            let (mut planned, mut now) = (Vec::new(), Timestamp(0));
+            Planner::new(limits).plan(record, |message, at| {
+                now = at;
                 Planned::new(&rules, message, now, true).json(Place::Line(1), &mut planned).unwrap();
             });
             let planned: Value = serde_json::from_slice(&planned).unwrap();
             let done = match Message::parse_untrusted(record, &limits) {
                 Err(malformed) => json!({"reject": malformed.to_string()}),
-                Ok(mut message) => match rules.judge(&message, rules::now()).carry_out(&mut message, Uuid::nil) {
+                Ok(mut message) => match rules.judge(&message, now).carry_out(&mut message, now, Uuid::nil) {
                     Verdict::Drop(reason) => json!({"drop": reason}),
                     Verdict::Reject(reason) => json!({"reject": reason}),
                     _ => {
                         let mut out = Vec::new();
                         message.write_next(&mut out);
-                        let sent: Value = serde_json::from_slice(&out).unwrap();
-                        let mut route = sent["header"]["original_route"].as_array().unwrap().clone();
-                        route.reverse();
-                        prop_assert_eq!(&sent["header"]["rule"], &planned["rule"]);
-                        prop_assert_eq!(sent["payload"].get("s"), planned.get("set").map(|set| &set["s"]));
-                        json!({"route": route})
+                        let mut sent: Vec<Value> = vec![serde_json::from_slice(&out).unwrap()];
+                        for copy in message.copies() {
+                            out.clear();
+                            message.write_copy(&copy, &mut out);
+                            sent.push(serde_json::from_slice(&out).unwrap());
+                        }
+                        let mut routes = Vec::new();
+                        for sent in &sent {
+                            let header = &sent["header"];
+                            let mut route = header["original_route"].as_array().unwrap().clone();
+                            route.reverse();
+                            routes.push(json!(route));
+                            prop_assert_eq!(&header["rule"], &planned["rule"]);
+                            prop_assert_eq!(sent["payload"].get("s"), planned.get("set").map(|set| &set["s"]));
+                            let lasts = header.get("deadline").map(|end| end.as_i64().unwrap() - (now.0 / 1_000_000) as i64);
+                            prop_assert_eq!(lasts, planned.get("deadline").map(|_| 90_000));
+                        }
+                        let ids: std::collections::BTreeSet<_> = sent.iter().map(|sent| sent["header"]["id"].to_string()).collect();
+                        prop_assert_eq!(ids.len(), sent.len());
+                        let copies = routes.split_off(1);
+                        let mut done = json!({"route": routes[0]});
+                        if !copies.is_empty() {
+                            done["copies"] = json!(copies);
+                        }
+                        done
                     }
                 },
             };
-            for end in ["route", "drop", "reject"] {
+            for end in ["route", "copies", "drop", "reject"] {
                 prop_assert_eq!(planned.get(end), done.get(end), "{}", planned);
             }
         }

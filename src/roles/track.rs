@@ -9,7 +9,7 @@ use super::{Context, Kind, Role};
 use crate::{
     cli::count,
     journal::{
-        Level,
+        Level, PARENT,
         follow::Follower,
         index::{Found, Index},
         journey::Journey,
@@ -71,6 +71,9 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     }
     journeys.sort_by_key(Journey::began);
     let more = journeys.len().saturating_sub(usize::try_from(arguments.last).unwrap_or(usize::MAX));
+    for journey in &mut journeys[more..] {
+        journey.copies = copies(follower.index(), &journey.name)?;
+    }
     let mut shown: Vec<_> = journeys[more..].iter().map(|journey| arguments.show(journey)).collect();
     if more > 0 && !arguments.json {
         shown.insert(0, format!("{more} earlier journeys are not shown; -n takes how many are\n"));
@@ -112,6 +115,12 @@ impl Arguments {
             false => journey.text(),
         }
     }
+}
+
+/// The ids of the copies of a message.
+fn copies(index: &Index, id: &str) -> Result<Vec<String>> {
+    let hops = index.hops_with_field(PARENT, id)?;
+    Ok(hops.into_iter().filter_map(|hop| hop.id).collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// `TOPIC/PARTITION/OFFSET`

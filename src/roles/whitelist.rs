@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Context, Kind, Role};
+use super::{Context, Kind, Role, otherwise::Otherwise};
 use crate::{
     bus::Topic,
     cache::{Keys, Membership},
@@ -29,6 +29,8 @@ pub(super) struct Options {
     pub lmdb: std::path::PathBuf,
     /// For `cache = "redis"`.
     pub set: String,
+    /// Where messages go whose email is not listed, in place of what is ahead of them; they are dropped where it is empty.
+    pub unlisted: Vec<Topic>,
     pub retry: Retry,
 }
 
@@ -36,7 +38,8 @@ fn build(context: &Context) -> anyhow::Result<Stop> {
     let options: Options = context.config.section(ROLE.name)?;
     let source = context.source(options.cache, &options.file, &options.lmdb, &options.set);
     let listed = source.membership()?;
-    let handler = Whitelist { listed, emails: Keys::default(), found: Vec::new() };
+    let unlisted = Otherwise::new(&context.config, "whitelist.unlisted", &options.unlisted, &options.topic)?;
+    let handler = Whitelist { listed, emails: Keys::default(), found: Vec::new(), unlisted };
     Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry))
 }
 
@@ -44,6 +47,7 @@ struct Whitelist {
     listed: Box<dyn Membership>,
     emails: Keys,
     found: Vec<bool>,
+    unlisted: Otherwise,
 }
 
 impl Whitelist {
@@ -62,7 +66,7 @@ impl Handler for Whitelist {
         let judge = |((message, email), listed): ((&mut Message<'_>, Option<&str>), &bool)| match (email, listed) {
             (None, _) if message.payload.get("email").is_none() => Verdict::drop("email is missing"),
             (None, _) => Verdict::drop("email is not text"),
-            (Some(_), false) => Verdict::drop("email is not on the whitelist"),
+            (Some(_), false) => self.unlisted.verdict(message, "email is not on the whitelist"),
             (Some(_), true) => match message.payload.set("whitelist", &true) {
                 Ok(()) => Verdict::Forward,
                 Err(error) => Verdict::reject(format!("set whitelist: {error}")),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Action, Explained, Judgement, Options, Outcome, Rules, TestOptions, Timestamp, node::Node};
 use crate::{
-    bus::{Headers, Record},
+    bus::{Headers, Record, Topic},
     config::Config,
     error::Misconfigured,
     slip::Message,
@@ -65,10 +65,34 @@ fn unreachable(rules: &Rules, config: &Config) -> Vec<Misconfigured> {
     found
 }
 
+/// What may be meant as it is written: routes that call at a stop twice.
+pub fn notes(rules: &Rules, config: &Config) -> Vec<Misconfigured> {
+    let mut notes = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let Action::Route(routing) = rule.action() else { continue };
+        let key = match rule.name() {
+            "" => "busdriver".to_owned(),
+            _ => format!("busdriver.rule[{index}]"),
+        };
+        for (number, route) in routing.routes().enumerate() {
+            let twice = |(at, stop): &(usize, &Topic)| route[..*at].contains(stop);
+            let Some((_, stop)) = route.iter().enumerate().find(twice) else { continue };
+            let part = number.checked_sub(1).map_or_else(|| "route".to_owned(), |copy| format!("copies[{copy}]"));
+            notes.push(config.error(&format!("{key}.{part}"), format!("names {stop} more than once")));
+        }
+    }
+    notes
+}
+
 /// Judges the message of a test; the error says what is other than expected.
 fn try_out(rules: &Rules, config: &Config, test: &TestOptions) -> Result<(), String> {
-    if test.rule.is_none() && test.route.is_none() && test.drop.is_none() && test.reject.is_none() {
-        return Err("expects nothing: give it a rule, route, drop or reject".into());
+    if test.rule.is_none()
+        && test.route.is_none()
+        && test.copies.is_none()
+        && test.drop.is_none()
+        && test.reject.is_none()
+    {
+        return Err("expects nothing: give it a rule, route, copies, drop or reject".into());
     }
     let value = match &test.message {
         toml::Value::String(text) => text.clone(),
@@ -110,14 +134,22 @@ fn unlike(test: &TestOptions, judgement: &Judgement<'_>) -> Option<String> {
     if let Some(expected) = test.rule.as_deref().filter(|expected| rule != Some(expected)) {
         return Some(format!("rule {expected}"));
     }
-    let route: Option<Vec<_>> = match &judgement.outcome {
-        Outcome::Matched(Action::Route(_, stops), _) => Some(stops.iter().map(|stop| stop.as_str()).collect()),
+    let routing = match &judgement.outcome {
+        Outcome::Matched(Action::Route(routing), _) => Some(routing),
         _ => None,
     };
+    let names = |stops: &[Topic]| stops.iter().map(Topic::to_string).collect::<Vec<_>>();
+    let route = routing.map(|routing| names(routing.stops()));
     if let Some(expected) = &test.route
         && route.as_ref().is_none_or(|route| route != expected)
     {
         return Some(format!("route {}", expected.join(", ")));
+    }
+    if let Some(expected) = &test.copies
+        && routing.is_none_or(|routing| !routing.copies().map(names).eq(expected.iter().cloned()))
+    {
+        let routes: Vec<_> = expected.iter().map(|route| route.join(", ")).collect();
+        return Some(format!("copies {}", routes.join("; ")));
     }
     let dropped = matches!(judgement.outcome, Outcome::Matched(Action::Drop(_), _));
     let reason = judgement.reason();
@@ -134,8 +166,11 @@ fn unlike(test: &TestOptions, judgement: &Judgement<'_>) -> Option<String> {
 fn told(judgement: &Judgement<'_>) -> String {
     let rule = judgement.rule_name().map_or(String::new(), |name| format!("rule {name}, "));
     match &judgement.outcome {
-        Outcome::Matched(Action::Route(_, stops), _) => {
-            format!("{rule}route {}", stops.iter().map(|stop| stop.as_str()).collect::<Vec<_>>().join(", "))
+        Outcome::Matched(Action::Route(routing), _) => {
+            let names = |stops: &[Topic]| stops.iter().map(Topic::as_str).collect::<Vec<_>>().join(", ");
+            let copies: Vec<_> = routing.copies().map(names).collect();
+            let copies = if copies.is_empty() { String::new() } else { format!(", copies {}", copies.join("; ")) };
+            format!("{rule}route {}{copies}", names(routing.stops()))
         }
         Outcome::Matched(Action::Drop(reason), _) => format!("{rule}drop {reason:?}"),
         _ => format!("{rule}reject {:?}", judgement.reason().unwrap_or_default()),

@@ -15,6 +15,7 @@ mod functions;
 mod node;
 mod options;
 pub mod reload;
+mod routing;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -24,10 +25,11 @@ mod value;
 use smallvec::SmallVec;
 use uuid::Uuid;
 
-pub use check::{Checked, check};
+pub use check::{Checked, check, notes};
 use evaluate::{Evaluation, Subject};
 pub use explain::{Explained, Part};
 pub use options::{OnError, Options, TestOptions};
+pub use routing::Routing;
 pub use set::{Action, Assignments, Rule, Rules};
 pub use time::Timestamp;
 use value::Fault;
@@ -111,7 +113,7 @@ impl<'a> Judgement<'a> {
     /// Why the message goes no further; `None` where it does.
     pub fn reason(&self) -> Option<String> {
         match &self.outcome {
-            Outcome::Matched(Action::Route(..), _) => None,
+            Outcome::Matched(Action::Route(_), _) => None,
             Outcome::Matched(Action::Drop(reason) | Action::Reject(reason), _) => Some(reason.clone()),
             Outcome::Failed(failure) => Some(failure.to_string()),
             Outcome::NoMatch => Some(match self.failures.last() {
@@ -121,16 +123,39 @@ impl<'a> Judgement<'a> {
         }
     }
 
-    /// Does with the message what was judged; where it departs, it does with `id`.
-    pub fn carry_out(&self, message: &mut Message<'_>, id: impl FnOnce() -> Uuid) -> Verdict {
+    /// What the journal is to tell beside the reason: the rules that failed while another one was asked.
+    fn remark(&self) -> Option<String> {
+        /// Rules that are named.
+        const NAMED: usize = 8;
+        // Where none matched the reason tells of the last
+        let told = usize::from(matches!(self.outcome, Outcome::NoMatch));
+        let names: Vec<_> = self.failures.iter().map(|failure| failure.rule.name()).collect();
+        let names = &names[..names.len().saturating_sub(told)];
+        let (named, more) = names.split_at(names.len().min(NAMED));
+        let named = named.join(", ");
+        match (names.len(), more.len()) {
+            (0, _) => None,
+            (1, _) => Some(format!("rule {named} failed")),
+            (_, 0) => Some(format!("rules {named} failed")),
+            (_, more) => Some(format!("rules {named} and {more} more failed")),
+        }
+    }
+
+    /// Does with the message what was judged at the time `now`; where it departs, it does with `id`.
+    pub fn carry_out(&self, message: &mut Message<'_>, now: Timestamp, id: impl FnOnce() -> Uuid) -> Verdict {
+        if let Some(remark) = self.remark() {
+            message.remark(remark);
+        }
         match &self.outcome {
-            Outcome::Matched(Action::Route(itinerary, _), set) => {
+            Outcome::Matched(Action::Route(routing), set) => {
                 for (name, value) in set {
                     if let Err(error) = message.payload.set(name, value) {
                         return Verdict::reject(format!("set a field: {error}"));
                     }
                 }
-                message.depart(itinerary, id());
+                message.depart(&routing.route, id());
+                routing.expires(now).into_iter().for_each(|deadline| message.expire(deadline));
+                routing.copies.iter().for_each(|copy| message.send_copy(copy));
                 Verdict::Forward
             }
             Outcome::Matched(Action::Drop(reason), _) => Verdict::drop(reason.clone()),

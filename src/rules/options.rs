@@ -1,6 +1,6 @@
 //! `[busdriver]` as it stands in the configuration.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,8 @@ pub struct Options {
     pub route: Vec<Topic>,
     pub rule: Vec<RuleOptions>,
     pub on_error: OnError,
+    /// How long a message may be on its way; zero is for ever.
+    pub deadline: Duration,
     pub test: Vec<TestOptions>,
     pub retry: Retry,
 }
@@ -39,6 +41,11 @@ pub struct RuleOptions {
     pub when: Option<String>,
     /// In the order of travel.
     pub route: Option<Vec<Topic>>,
+    /// Further routes, each of a copy.
+    #[serde(default)]
+    pub copies: Vec<Vec<Topic>>,
+    /// In place of that of all rules.
+    pub deadline: Option<Duration>,
     /// The reason of a drop.
     pub drop: Option<String>,
     /// The reason of a rejection.
@@ -61,6 +68,7 @@ pub struct TestOptions {
     pub now: Option<String>,
     pub rule: Option<String>,
     pub route: Option<Vec<String>>,
+    pub copies: Option<Vec<Vec<String>>>,
     pub drop: Option<String>,
     pub reject: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! A rule set: compiled from the configuration, with a hash by which messages name it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -12,12 +12,19 @@ use super::{
     evaluate::Evaluation,
     node::Node,
     options::RuleOptions,
+    routing::Routing,
     value::Fault,
 };
 use crate::{bus::Topic, config::Config, error::Misconfigured, slip::Itinerary};
 
 /// Most rules of a set.
 const MOST: usize = 1000;
+
+/// Most copies that one rule sends.
+const MOST_COPIES: usize = 16;
+
+/// The shortest deadline.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// All rules in their order. Where the configuration has none there is one without a name, whose route is
 /// `busdriver.route`.
@@ -27,6 +34,8 @@ pub struct Rules {
     rules: Vec<Rule>,
     fields: Fields,
     on_error: OnError,
+    /// Of rules that have none of their own.
+    deadline: Option<Duration>,
     hash: String,
 }
 
@@ -45,8 +54,8 @@ pub struct Rule {
 /// What becomes of the messages that a rule matches.
 #[derive(Debug)]
 pub enum Action {
-    /// They set out, through these stops in the order of travel.
-    Route(Itinerary, Vec<Topic>),
+    /// They set out.
+    Route(Routing),
     /// They are dropped, for this reason.
     Drop(String),
     /// They are rejected, for this reason.
@@ -65,16 +74,22 @@ impl Rules {
     /// [`Rules::new`] with all errors, in their order.
     pub fn compile(config: &Config) -> Result<Self, Vec<Misconfigured>> {
         let options: Options = config.section("busdriver").map_err(|error| vec![error])?;
+        let hash = hash(&options);
         let mut set = Self {
             topic: options.topic,
             rules: Vec::new(),
             fields: Fields::default(),
             on_error: options.on_error,
-            hash: hash(options.on_error, &options.rule),
+            deadline: Some(options.deadline).filter(|deadline| !deadline.is_zero()),
+            hash,
         };
+        if set.deadline.is_some_and(|deadline| deadline < SHORTEST) {
+            return Err(vec![config.error("busdriver.deadline", "must be 1ms or more, or 0s for none")]);
+        }
         if options.rule.is_empty() {
             config.check_route().map_err(|error| vec![error])?;
-            let action = Action::Route(Itinerary::new(&options.route), options.route);
+            let route = Itinerary::new(&options.route);
+            let action = Action::Route(Routing { route, copies: Vec::new(), deadline: set.deadline });
             set.rules.push(Rule { name: String::new(), condition: None, action, set: Vec::new() });
             return Ok(set);
         }
@@ -93,7 +108,7 @@ impl Rules {
     }
 
     fn rule(&mut self, config: &Config, key: &str, options: RuleOptions) -> Result<Rule, Misconfigured> {
-        let RuleOptions { name, when, route, drop, reject, set } = options;
+        let RuleOptions { name, when, route, copies, deadline, drop, reject, set } = options;
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if !(1..=64).contains(&name.len()) || !name.chars().all(legal) {
             let message = format!("{name:?} is no name of a rule: 1 to 64 of A-Z a-z 0-9 . _ - are");
@@ -118,7 +133,19 @@ impl Rules {
         let action = match (route, drop, reject) {
             (Some(route), None, None) => {
                 config.check_stops(&format!("{key}.route"), &route)?;
-                Action::Route(Itinerary::ruled(&route, &name, &self.hash), route)
+                if copies.len() > MOST_COPIES {
+                    let message = format!("names {} routes, more than {MOST_COPIES}", copies.len());
+                    return Err(error(".copies", message));
+                }
+                for (index, route) in copies.iter().enumerate() {
+                    config.check_stops(&format!("{key}.copies[{index}]"), route)?;
+                }
+                if deadline.is_some_and(|deadline| deadline < SHORTEST) {
+                    return Err(error(".deadline", "must be 1ms or more: every message would be late".into()));
+                }
+                let itinerary = |route: &Vec<Topic>| Itinerary::ruled(route, &name, &self.hash);
+                let copies = copies.iter().map(itinerary).collect();
+                Action::Route(Routing { route: itinerary(&route), copies, deadline: deadline.or(self.deadline) })
             }
             (None, Some(reason), None) => Action::Drop(reason),
             (None, None, Some(reason)) => Action::Reject(reason),
@@ -129,8 +156,14 @@ impl Rules {
             if reason.trim().is_empty() {
                 return Err(whole("gives no reason".into()));
             }
-            if !compiled.is_empty() {
-                return Err(whole("sets fields of messages that go no further".into()));
+            for (given, what) in [
+                (!compiled.is_empty(), "sets fields of"),
+                (!copies.is_empty(), "copies"),
+                (deadline.is_some(), "gives a deadline to"),
+            ] {
+                if given {
+                    return Err(whole(format!("{what} messages that go no further")));
+                }
             }
         }
         Ok(Rule { name, condition, action, set: compiled })
@@ -155,10 +188,12 @@ impl Rules {
 
     /// Whether both are no more than the same `busdriver.route`, or both have rules.
     pub(super) fn same_route(&self, other: &Self) -> bool {
-        let plain = |rules: &Self| match rules.rules.as_slice() {
-            [Rule { name, action: Action::Route(_, stops), .. }] if name.is_empty() => Some(stops.clone()),
-            _ => None,
-        };
+        fn plain(rules: &Rules) -> Option<&Routing> {
+            match rules.rules.as_slice() {
+                [Rule { name, action: Action::Route(routing), .. }] if name.is_empty() => Some(routing),
+                _ => None,
+            }
+        }
         plain(self) == plain(other)
     }
 
@@ -210,29 +245,38 @@ fn expression_error(config: &Config, key: &str, rule: &str, text: &str, wrong: &
 }
 
 /// SHA-256 over the rules as a JSON text without their layout, its first 16 digits.
-fn hash(on_error: OnError, rules: &[RuleOptions]) -> String {
+fn hash(options: &Options) -> String {
     #[derive(Serialize)]
     struct Canonical<'a> {
         name: &'a str,
         when: Option<&'a str>,
         route: Option<Vec<&'a str>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        copies: Vec<Vec<&'a str>>,
+        #[serde(skip_serializing_if = "Duration::is_zero")]
+        deadline: Duration,
         drop: Option<&'a str>,
         reject: Option<&'a str>,
         set: &'a std::collections::BTreeMap<String, String>,
+    }
+    fn names(route: &[Topic]) -> Vec<&str> {
+        route.iter().map(Topic::as_str).collect()
     }
     let canonical = |rule: &'_ RuleOptions| {
         serde_json::to_string(&Canonical {
             name: &rule.name,
             when: rule.when.as_deref().map(str::trim),
-            route: rule.route.as_ref().map(|route| route.iter().map(Topic::as_str).collect()),
+            route: rule.route.as_deref().map(names),
+            copies: rule.copies.iter().map(|route| names(route)).collect(),
+            deadline: rule.deadline.or(Some(options.deadline).filter(|_| rule.route.is_some())).unwrap_or_default(),
             drop: rule.drop.as_deref(),
             reject: rule.reject.as_deref(),
             set: &rule.set,
         })
     };
     let mut digest = Sha256::new();
-    digest.update(serde_json::to_string(&on_error).unwrap_or_default());
-    for rule in rules {
+    digest.update(serde_json::to_string(&options.on_error).unwrap_or_default());
+    for rule in &options.rule {
         digest.update(canonical(rule).unwrap_or_default());
         digest.update("\n");
     }

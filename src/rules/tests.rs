@@ -11,6 +11,8 @@ use crate::{
     slip::Limits,
 };
 
+mod differential;
+
 const NOW: &str = "2026-01-31T12:30:15Z";
 
 /// The rules of a TOML text.
@@ -220,6 +222,38 @@ fn what_is_wrong_with_a_rule_is_told_with_its_line() {
             format!("{}{}", rule("drop = \"x\"\n"), rule("drop = \"y\"")),
             "metrobus.toml:7: busdriver.rule[1].name: there is a rule a before",
         ),
+        (
+            rule("drop = \"x\"\ncopies = [[\"Log\"]]"),
+            "metrobus.toml:2: busdriver.rule[0]: rule a copies messages that go no further",
+        ),
+        (
+            rule("reject = \"x\"\ndeadline = \"1s\""),
+            "metrobus.toml:2: busdriver.rule[0]: rule a gives a deadline to messages that go no further",
+        ),
+        (
+            rule("route = [\"Log\"]\ncopies = [[\"Log\"], [\"Lock\"]]"),
+            "metrobus.toml:5: busdriver.rule[0].copies[1] names \"Lock\", which no stop here reads; add it to `stops`, or name one of AddEmail, WhiteList, Log",
+        ),
+        (
+            rule("route = [\"Log\"]\ncopies = [[]]"),
+            "metrobus.toml:5: busdriver.rule[0].copies[0] is empty, must name one stop or more",
+        ),
+        (
+            rule("route = [\"Log\"]\ncopies = [\"Log\"]"),
+            "metrobus.toml:5: busdriver.rule[0].copies[0] is \"Log\", must be a list",
+        ),
+        (
+            rule(&format!("route = [\"Log\"]\ncopies = [{}]", "[\"Log\"],".repeat(17))),
+            "metrobus.toml:5: busdriver.rule[0].copies: names 17 routes, more than 16",
+        ),
+        (
+            rule("route = [\"Log\"]\ndeadline = \"0s\""),
+            "metrobus.toml:5: busdriver.rule[0].deadline: must be 1ms or more: every message would be late",
+        ),
+        (
+            rule("route = [\"Log\"]\ndeadline = \"-5s\""),
+            "metrobus.toml:5: busdriver.rule[0].deadline is \"-5s\", must be a duration with its unit",
+        ),
         ("[[busdriver.rule]]\ndrop = \"x\"".into(), "metrobus.toml:1: busdriver.rule[0]: missing field `name`"),
         ("busdriver.rule = [5]".into(), "metrobus.toml:1: busdriver.rule[0] is 5, must be a table"),
     ] {
@@ -252,7 +286,7 @@ route = ["Log"]
 fn driven(rules: &Rules, payload: &str) -> String {
     let mut message = Message::parse_untrusted(record(payload, &[]), &Limits::default()).unwrap();
     let judgement = rules.judge(&message, Timestamp(0));
-    match judgement.carry_out(&mut message, Uuid::nil) {
+    match judgement.carry_out(&mut message, Timestamp(0), Uuid::nil) {
         Verdict::Forward => {
             let mut out = Vec::new();
             message.write_next(&mut out);
@@ -287,6 +321,86 @@ fn the_first_rule_that_matches_counts() {
         r#"Reject("rule altabc failed: no field `account_number`")"#
     );
     assert_ne!(strict.hash(), hash);
+}
+
+#[test]
+fn a_rule_sends_copies_and_gives_a_deadline() {
+    let of_all = "busdriver.deadline = \"1m\"\n";
+    let rule =
+        "[[busdriver.rule]]\nname = \"a\"\nroute = [\"Log\"]\ncopies = [[\"WhiteList\", \"Log\"]]\nset = { s = '1' }\n";
+    let sent = |toml: &str| {
+        let rules = rules(toml).unwrap();
+        let mut message = Message::parse_untrusted(record("{}", &[]), &Limits::default()).unwrap();
+        let now = Timestamp(5_000_000);
+        rules.judge(&message, now).carry_out(&mut message, now, Uuid::nil);
+        let mut values = vec![Vec::new()];
+        message.write_next(&mut values[0]);
+        for copy in message.copies() {
+            values.push(Vec::new());
+            message.write_copy(&copy, values.last_mut().unwrap());
+        }
+        let header = |value: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&value).unwrap()["header"].clone();
+        values.into_iter().map(header).collect::<Vec<_>>()
+    };
+    let deadlines = |toml: &str| sent(toml).iter().map(|header| header["deadline"].as_i64()).collect::<Vec<_>>();
+    assert_eq!(deadlines(rule), [None, None]);
+    assert_eq!(deadlines(&format!("{of_all}{rule}")), [Some(60_005); 2]);
+    assert_eq!(deadlines(&format!("{of_all}{rule}deadline = \"2s\"")), [Some(2_005); 2]);
+    assert_eq!(deadlines(of_all), [Some(60_005)]);
+    let headers = sent(rule);
+    assert_eq!(headers[1]["original_route"], serde_json::json!(["Log", "WhiteList"]));
+    assert_eq!((&headers[1]["parent"], &headers[1]["rule"]), (&headers[0]["id"], &headers[0]["rule"]));
+
+    // The hash is of all that decides, and what decides nothing is no part of it
+    let hash = |toml: &str| rules(toml).unwrap().hash().to_owned();
+    let rest = "[[busdriver.rule]]\nname = \"b\"\ndrop = \"x\"\n";
+    assert_ne!(hash(rule), hash(&rule.replace("copies", "# copies")));
+    assert_ne!(hash(rule), hash(&format!("{of_all}{rule}")));
+    assert_eq!(hash(&format!("{of_all}{rule}")), hash(&format!("{rule}deadline = \"60s\"")));
+    assert_eq!(hash(&format!("{of_all}{rest}")), hash(rest));
+}
+
+#[test]
+fn rules_that_failed_before_are_named_to_the_journal() {
+    let remark = |payload: &str, toml: &str| {
+        let rules = rules(toml).unwrap();
+        let mut message = Message::parse_untrusted(record(payload, &[]), &Limits::default()).unwrap();
+        rules.judge(&message, Timestamp(0)).carry_out(&mut message, Timestamp(0), Uuid::nil);
+        message.remarked().map(str::to_owned)
+    };
+    assert_eq!(remark(r#"{"message_type_code":"A","v":1}"#, TWO), None);
+    assert_eq!(remark("{}", TWO).as_deref(), Some("rules altabc, old failed"));
+    assert_eq!(remark(r#"{"message_type_code":"A","rest":true}"#, TWO).as_deref(), Some("rule old failed"));
+    assert_eq!(
+        remark(r#"{"message_type_code":"A"}"#, TWO).as_deref(),
+        Some("rule old failed"),
+        "the reason tells of the last"
+    );
+    let failing =
+        |n: usize| format!("[[busdriver.rule]]\nname = \"r{n}\"\nwhen = \"payload.x == {n}\"\ndrop = \"x\"\n");
+    let many: String = (0..20).map(failing).collect();
+    let expected = "rules r0, r1, r2, r3, r4, r5, r6, r7 and 11 more failed";
+    assert_eq!(remark("{}", &many).as_deref(), Some(expected));
+}
+
+#[test]
+fn a_stop_that_is_named_twice_is_noted() {
+    let notes = |toml: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("metrobus.toml");
+        std::fs::write(&file, toml).unwrap();
+        let config = Config::load(Some(&file), [("", "")]).unwrap();
+        let notes = super::notes(&Rules::new(&config).unwrap(), &config);
+        let path = file.display().to_string();
+        notes.into_iter().map(|note| note.0.replace(&path, "metrobus.toml")).collect::<Vec<_>>()
+    };
+    let rule = "[[busdriver.rule]]\nname = \"a\"\nroute = [\"AddEmail\", \"Log\"]\ncopies = [[\"Log\"], [\"Log\", \"AddEmail\", \"Log\"]]\n";
+    assert_eq!(notes(rule), ["metrobus.toml:4: busdriver.rule[0].copies[1]: names Log more than once"]);
+    assert_eq!(
+        notes("busdriver.route = [\"Log\", \"Log\"]"),
+        ["metrobus.toml:1: busdriver.route: names Log more than once"]
+    );
+    assert!(notes("").is_empty());
 }
 
 #[test]

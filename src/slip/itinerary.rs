@@ -39,6 +39,11 @@ impl Itinerary {
         Self { stops: stops.into(), header: header.into() }
     }
 
+    /// In the order of travel.
+    pub fn stops(&self) -> &[Topic] {
+        &self.stops
+    }
+
     /// The field `rule` of the header, whose text stands there as it is. Names of stops have no quotes, so it is no part of
     /// another field.
     pub(super) fn rule(&self) -> Option<&str> {

@@ -14,6 +14,7 @@ mod lmdb;
 mod pusher;
 mod readme;
 mod repair;
+mod routes;
 mod rules;
 mod secure;
 mod support;

@@ -258,6 +258,7 @@ fn rules_are_reread_when_the_file_changes() {
     let rule = |name: &str| format!("[[busdriver.rule]]\nname = \"{name}\"\nroute = [\"Log\"]\n");
     let file = fleet.scratch.write("rules.toml", rule("one"));
     let mut busdriver = fleet.metrobus(&["--config", file.to_str().expect("a path"), "busdriver"]).spawn();
+    wait_until("the topics", DEADLINE, || busdriver.stderr_text().contains(" ready ").then_some(()));
     // What the last message on Log was driven by, asked with a new one each time
     let drives = |expected: &str| {
         wait_until(&format!("rule {expected}"), DEADLINE, || {

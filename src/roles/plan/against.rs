@@ -32,7 +32,7 @@ pub struct Comparison<'a> {
 struct Change {
     count: u64,
     samples: Vec<Sample>,
-    ends: [(&'static str, Value); 2],
+    ends: [Vec<(&'static str, Value)>; 2],
     rules: [Option<String>; 2],
 }
 
@@ -60,7 +60,7 @@ impl<'a> Comparison<'a> {
         let text = |i: usize| format!("{}: {}", judged[i].rule_name().unwrap_or("-"), ends[i].text());
         let texts = [text(0), text(1)];
         let change = self.changes.entry(texts).or_insert_with(|| Change {
-            ends: ends.each_ref().map(End::field),
+            ends: ends.each_ref().map(End::fields),
             rules: judged.each_ref().map(|judged| judged.rule_name().map(str::to_owned)),
             ..Change::default()
         });
@@ -82,8 +82,9 @@ impl<'a> Comparison<'a> {
         if json {
             for (_, change) in &changes {
                 let side = |i: usize| {
-                    let (name, end) = &change.ends[i];
-                    json!({"rule": change.rules[i], *name: end})
+                    let mut side = serde_json::Map::from_iter([("rule".to_owned(), json!(change.rules[i]))]);
+                    side.extend(change.ends[i].iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+                    Value::Object(side)
                 };
                 let samples: Vec<_> = change
                     .samples
@@ -113,7 +114,7 @@ impl<'a> Comparison<'a> {
 /// Whether the message comes to the same end with the same fields, whichever rule sees to it.
 fn is_same(judged: &[Judgement<'_>; 2]) -> bool {
     match judged.each_ref().map(|judged| &judged.outcome) {
-        [Outcome::Matched(Action::Route(_, old), before), Outcome::Matched(Action::Route(_, new), after)] => {
+        [Outcome::Matched(Action::Route(old), before), Outcome::Matched(Action::Route(new), after)] => {
             let set = |fields: &[(&str, Box<RawValue>)]| -> Vec<_> {
                 fields.iter().map(|(name, value)| ((*name).to_owned(), value.get().to_owned())).collect()
             };

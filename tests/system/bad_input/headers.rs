@@ -53,7 +53,7 @@ fn odd_headers_travel_along_on(engine: Engine) {
         let (found_kept, sent_kept): (Vec<_>, Vec<_>) =
             (found.headers.iter().filter(kept).collect(), sent.headers.iter().filter(kept).collect());
         assert_eq!(found_kept, sent_kept);
-        assert_eq!(own(found), 7, "no forged one is left");
+        assert_eq!(own(found), 8, "no forged one is left");
         assert_eq!(found.header("metrobus.stop").as_deref(), Some("busdriver"));
     }
     // And a person can look at them

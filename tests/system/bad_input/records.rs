@@ -171,7 +171,7 @@ fn broken_records_become_dead_letters_on(engine: Engine, batch: &str) {
             assert_eq!(letter.key.as_deref(), [Some(&b"\xff\x00key"[..]), Some(b""), None][n % 3], "{topic}: {start}");
             assert_eq!(letter.timestamp, 1_600_000_000_000 + n as i64, "{topic}: {start}");
             let names: Vec<_> = letter.headers.iter().map(|(name, _)| name.as_str()).collect();
-            let expected = ["reason", "stop", "topic", "partition", "offset", "time", "attempt"];
+            let expected = ["reason", "stop", "topic", "partition", "offset", "time", "attempt", "history"];
             assert_eq!(names, expected.map(|name| format!("metrobus.{name}")), "{topic}: {start}");
             let header = |name: &str| letter.header(&format!("metrobus.{name}")).unwrap();
             assert!(header("reason").starts_with(&case.reason), "{topic}: {start}: {}", header("reason"));
