@@ -12,6 +12,7 @@
 //!
 //! Other headers pass through. Those of an earlier rejection are replaced.
 
+pub mod assignment;
 mod letter;
 pub mod marks;
 pub mod replay;
