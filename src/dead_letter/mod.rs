@@ -13,6 +13,7 @@
 //!
 //! Other headers pass through. Those of an earlier rejection are replaced, but for its history, which goes on.
 
+pub mod assignment;
 pub mod history;
 mod letter;
 pub mod marks;

@@ -183,9 +183,9 @@ impl KafkaFenced {
     fn fatal(&self, error: &Error) -> BusError {
         // The first error may only say that there is one
         let error = self.sender.producer().client().fatal().unwrap_or_else(|| error.clone());
-        match error.code {
-            Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Fenced(self.name.clone()).into(),
-            _ => BusError::Fatal(anyhow!("producer: {error}")),
+        match error.is_fenced() {
+            true => Fenced(self.name.clone()).into(),
+            false => BusError::Fatal(anyhow!("producer: {error}")),
         }
     }
 

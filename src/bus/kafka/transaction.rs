@@ -5,8 +5,8 @@
 //!
 //! Where something goes wrong that a transaction does not survive, it is aborted, the consumer is set back to what is
 //! committed, and all is read again; batches of before are stale by their epoch, so settling them does nothing. Where
-//! the producer itself is of no use any more it is made anew, unless it has a name (`kafka.instance`): then another
-//! process has taken the name over, and this one has to end.
+//! the producer itself is of no use any more it is made anew, unless it has a name (`kafka.instance`) that another process
+//! has taken over: then this one has to end.
 //!
 //! An output that the broker refuses spoils its transaction. The inputs whose outputs were in the refused batches are
 //! suspects; when they come again each is sent alone, and what is refused alone is convicted: the next time it becomes a
@@ -273,9 +273,12 @@ impl KafkaSubscription {
         Ok(())
     }
 
-    /// Makes the producer anew where it has no name that another may have taken over.
+    /// Makes the producer anew, unless another one has taken its name over.
     pub(super) fn replace_producer(&mut self, error: &Error) -> Result<(), BusError> {
-        if self.transaction.is_none() || self.settings.options.instance.is_some() {
+        // The first error may only say that there is one
+        let cause = self.sender.producer().client().fatal();
+        let error = cause.as_ref().unwrap_or(error);
+        if self.transaction.is_none() || self.settings.options.instance.is_some() && error.is_fenced() {
             return Err(self.fatal(error));
         }
         tracing::warn!("the producer is made anew, its transaction is done again: {error}");
@@ -286,10 +289,7 @@ impl KafkaSubscription {
 
     fn fatal(&self, error: &Error) -> BusError {
         let instance = self.settings.options.instance.as_deref().unwrap_or_default();
-        if matches!(
-            error.code,
-            Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId
-        ) {
+        if error.is_fenced() {
             return BusError::Fatal(anyhow!(
                 "another process with kafka.instance = {instance:?} has taken over from this one, or its transaction took \
                  longer than transaction.timeout.ms: {error}"

@@ -22,9 +22,10 @@ use crate::{
     bus::{Batch, Fenced, FencedPublisher, Outbox, Record, Topic},
     dead_letter::{
         Filter, Letter,
+        assignment::Assignment,
         marks::{Done, Mark},
         now_ms,
-        replay::{Assignment, Replay, Way},
+        replay::{Replay, Way},
     },
     journal::{Level, Outcome, Repair, Repairs},
     roles::{Context, print},
@@ -208,7 +209,7 @@ fn run(chosen: Chosen, act: &Act, rate: f64, context: &Context) -> Result<()> {
         Err(error) if error.is::<Fenced>() => {
             bail!("another replay or discard took over; what this one has done stays done, run it again for the rest")
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.context("what is done stays done, run it again for the rest")),
         Ok(()) if run.counts.left > 0 => {
             let Counts { left, done, .. } = &run.counts;
             let all = left + done.values().sum::<u64>();

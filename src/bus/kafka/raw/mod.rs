@@ -64,6 +64,11 @@ impl Error {
         Self { abort: true, ..Self::new(c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__FAIL) }
     }
 
+    /// Whether another producer, or member of the group, has taken the name of this one over.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self.code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId)
+    }
+
     fn check(code: c::rd_kafka_resp_err_t) -> Result<(), Self> {
         match code {
             c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
