@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
-use super::{Letter, PREFIX, assignment::Assignment};
+use super::{Letter, PREFIX, history, assignment::Assignment};
 use crate::{
     bus::{Headers, Outbox, Record, Topic},
     handler::Verdict,
@@ -23,9 +23,6 @@ use crate::{
 
 /// The record header that counts replays where no slip does. Its name is not of those that a rejection replaces.
 const REPLAYS: &str = "metrobus-replays";
-
-/// The one header of a dead letter that a replay leaves.
-const HISTORY: &str = "metrobus.history";
 
 /// How often the message of a record was replayed.
 pub(super) fn replays_of(record: &Record<'_>) -> u32 {
@@ -194,7 +191,7 @@ impl Replay {
 fn headers(record: &Record<'_>, replays: Option<u32>) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in record.headers {
-        if (!name.starts_with(PREFIX) || name == HISTORY) && name != REPLAYS {
+        if (!name.starts_with(PREFIX) || name == history::HEADER) && name != REPLAYS {
             Headers::push(&mut out, name, value);
         }
     }
@@ -229,7 +226,7 @@ mod tests {
     }
 
     /// The dead letter that the stop on `at` makes of a value with these headers, and what `replay` makes of that: topic,
-    /// count, headers, value.
+    /// count, headers beside its history, value.
     type Done = (String, u32, Vec<(String, Option<Vec<u8>>)>, Option<Vec<u8>>);
 
     fn done(replay: &Replay, at: &str, headers: &[(&str, &str)], value: Option<&[u8]>) -> Result<Done, String> {
@@ -250,7 +247,9 @@ mod tests {
         let written = out.iter(&none).next().unwrap();
         assert_eq!((written.key, written.timestamp), (Some(&b"\xffk"[..]), 77));
         let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-        let headers = written.headers.into_iter().map(|(name, value)| (name.to_owned(), owned(value))).collect();
+        assert!(written.headers.get(history::HEADER).is_some_and(|history| history.starts_with(b"[")), "it goes on");
+        let others = written.headers.into_iter().filter(|(name, _)| *name != history::HEADER);
+        let headers = others.map(|(name, value)| (name.to_owned(), owned(value))).collect();
         Ok((written.topic.to_string(), sent.replays, headers, owned(written.value)))
     }
 

@@ -187,8 +187,8 @@ mod tests {
     fn a_deadline_is_taken_out() {
         for (header, expected) in [
             (r#"{"deadline":5,"route":[]}"#, r#"{"route":[],"replays":1}"#),
-            (r#"{ "route" : [ ] , "deadline" : "x" }"#, r#"{"route" : [ ],"replays":1}"#),
-            (r#"{"d\u0065adline":5,"route":[],"deadline":{"a":1}}"#, r#"{"route":[],"replays":1}"#),
+            (r#"{ "route" : [ ] , "deadline" : -5 }"#, r#"{"route" : [ ],"replays":1}"#),
+            (r#"{"d\u0065adline":5,"route":[]}"#, r#"{"route":[],"replays":1}"#),
         ] {
             let value = format!(r#"{{"header":{header},"payload":{{"deadline":1}}}}"#);
             let expected = format!(r#"{{"header":{expected},"payload":{{"deadline":1}}}}"#);
