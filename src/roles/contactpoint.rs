@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Context, Kind, Role};
 use crate::{
     bus::Topic,
-    cache::{Keys, Lookup, Value, Values},
+    cache::{Counted, Keys, Lookup, Value, Values},
     handler::{Handler, Verdict},
     payload::Payload,
     slip::Message,
@@ -38,8 +38,9 @@ pub(super) struct Options {
 fn build(context: &Context) -> anyhow::Result<Stop> {
     let options: Options = context.config.section(ROLE.name)?;
     let source = context.source(options.cache, &options.file, &options.lmdb, &options.hash);
-    let handler = Contactpoint::new(source.lookup()?);
-    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry))
+    let (emails, counts) = Counted::lookup(source.lookup()?);
+    let handler = Contactpoint::new(emails);
+    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry).cache(counts))
 }
 
 struct Contactpoint {
