@@ -5,7 +5,7 @@
 #[error("{0}")]
 pub struct Misconfigured(pub String);
 
-/// A service could not be reached within `--connect-timeout`: exit code 69 (EX_UNAVAILABLE).
+/// A service could not be reached within `--connect-timeout`, or an address to listen on is taken: exit code 69 (EX_UNAVAILABLE).
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unreachable(pub String);

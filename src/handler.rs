@@ -26,9 +26,16 @@ pub trait Handler: Send {
     fn prepare(&mut self, _messages: &[Message<'_>]) {}
 
     /// Tries once to reach what it needs beside the bus, within some seconds; asked before the stop takes its place in
-    /// the group, and again after an `Err`, which means the same as that of [`Handler::handle`].
+    /// the group, and again after an `Err`; also now and then while no messages come and somebody watches its health
+    /// ([`Stop::watch`](crate::Stop::watch)). An `Err` means the same as that of [`Handler::handle`].
     fn connect(&mut self) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    /// What it ails from, where it does; asked each time that the stop's loop turns. While it is something, `/healthcheck`
+    /// calls the process ill, with these words; the stop goes on.
+    fn ill(&self) -> Option<Cow<'static, str>> {
+        None
     }
 
     /// Whether journeys begin here: then incoming slips are not believed, see [`Message::parse_untrusted`].

@@ -4,9 +4,14 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use hdrhistogram::Histogram;
+
+mod buckets;
+
+pub use buckets::{Buckets, DURATIONS, SIZES};
 
 /// Different reasons that are counted apart; later ones are counted together as [`OTHER`].
 const REASONS: usize = 100;
@@ -31,6 +36,12 @@ pub struct Stats {
     pub retried: u64,
     /// Whole journeys that ended here, in milliseconds from the timestamp of their first record.
     pub journeys: Histogram<u64>,
+    /// Messages of a batch, or of the part of one that was settled at once.
+    pub batches: Buckets,
+    /// How long such a part was handled and what came of it written down, in seconds.
+    pub handling: Buckets,
+    /// How long the bus took to settle it, in seconds; where it pipelines, to take it over.
+    pub settling: Buckets,
 }
 
 impl Default for Stats {
@@ -47,6 +58,9 @@ impl Default for Stats {
             copied: 0,
             retried: 0,
             journeys,
+            batches: Buckets::new(SIZES),
+            handling: Buckets::new(DURATIONS),
+            settling: Buckets::new(DURATIONS),
         }
     }
 }
@@ -66,6 +80,13 @@ impl Stats {
                 count_reason(counts, reason, *count);
             }
         }
+    }
+
+    /// Adds how long a settled range of `messages` took.
+    pub(crate) fn took(&mut self, messages: usize, handling: Duration, settling: Duration) {
+        self.batches.record(messages as f64);
+        self.handling.record(handling.as_secs_f64());
+        self.settling.record(settling.as_secs_f64());
     }
 
     /// Moves `count` messages from forwarded to rejected: the bus refused their output after it was settled.
@@ -100,6 +121,16 @@ pub(crate) struct Tally {
     pub finished: Vec<i64>,
     pub dropped: Vec<(Reason, u64)>,
     pub rejected: Vec<(Reason, u64)>,
+    /// How long handling took, and writing down what came of it.
+    pub handling: Duration,
+}
+
+impl Tally {
+    /// Messages that were handled as they should be, and messages that were not.
+    pub fn health(&self) -> (u64, u64) {
+        let rejected: u64 = self.rejected.iter().map(|(_, count)| count).sum();
+        (self.read.saturating_sub(rejected), rejected)
+    }
 }
 
 /// Counts one more of `reason`, cheaply where the reasons repeat, and never dearly.

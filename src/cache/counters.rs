@@ -7,7 +7,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -32,9 +36,20 @@ pub struct Counters {
     ended: Mutex<mpsc::Receiver<()>>,
 }
 
+/// How often counts could not be added. Keeps none of the [`Counters`] from their end.
+pub struct CounterErrors(Arc<Shared>);
+
+impl CounterErrors {
+    pub fn count(&self) -> u64 {
+        self.0.errors.load(Ordering::Relaxed)
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     pending: Mutex<Pending>,
+    /// Attempts that failed.
+    errors: AtomicU64,
     changed: Condvar,
 }
 
@@ -71,6 +86,11 @@ impl Counters {
         drop(pending);
         self.shared.changed.notify_one();
     }
+
+    /// The number of attempts to add counts that failed, for others to look at.
+    pub fn errors(&self) -> CounterErrors {
+        CounterErrors(Arc::clone(&self.shared))
+    }
 }
 
 /// Adds what is pending, for at most a second.
@@ -104,6 +124,7 @@ impl Shared {
                     }
                 }
                 Err(error) => {
+                    self.errors.fetch_add(1, Ordering::Relaxed);
                     if !std::mem::replace(&mut away, true) {
                         warn!("counters: {error:#}; counts are kept and added later");
                     }
@@ -196,6 +217,7 @@ mod tests {
             let pending = counters.shared.lock();
             (pending.sending == 0 && pending.counts.get("Log") == Some(&1000)).then_some(())
         });
+        assert!(counters.errors().count() > 0);
         redis.restart();
         until("the counts arrive", || (count(&redis, "Log") == 1001).then_some(()));
     }

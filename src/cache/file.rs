@@ -23,7 +23,7 @@ use std::{path::Path, time::Duration};
 
 use self::table::Table;
 use super::{
-    Keys, Lookup, Membership, Value, Values,
+    Keys, Lookup, Membership, ReadAt, Value, Values,
     lines::Layout,
     watch::{INTERVAL, Watched},
 };
@@ -67,6 +67,10 @@ impl Lookup for Map {
         table.get_all(keys, |value| values.push(value.map_or(Value::Missing, Value::Found)));
         Ok(())
     }
+
+    fn read_at(&self) -> Option<ReadAt> {
+        Some(self.0.read_at.clone())
+    }
 }
 
 impl Membership for Set {
@@ -75,6 +79,10 @@ impl Membership for Set {
         listed.clear();
         table.get_all(keys, |value| listed.push(value.is_some()));
         Ok(())
+    }
+
+    fn read_at(&self) -> Option<ReadAt> {
+        Some(self.0.read_at.clone())
     }
 }
 

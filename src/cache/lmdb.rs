@@ -26,7 +26,7 @@ use anyhow::anyhow;
 pub use self::build::{Built, Step, build};
 use self::format::{FOOTER_BYTES, Footer, Place, Unusable, find};
 use super::{
-    Keys, Lookup, Membership, Value, Values,
+    Keys, Lookup, Membership, ReadAt, Value, Values,
     lines::Layout,
     watch::{Content, INTERVAL, Stamp, Trouble, Watched},
 };
@@ -74,6 +74,10 @@ impl Lookup for Map {
         values.clear();
         read.each(keys, |value| values.push(value.map_or(Value::Missing, Value::Found)))
     }
+
+    fn read_at(&self) -> Option<ReadAt> {
+        Some(self.0.read_at.clone())
+    }
 }
 
 impl Membership for Set {
@@ -82,6 +86,10 @@ impl Membership for Set {
         let read = table.read()?;
         listed.clear();
         read.each(keys, |value| listed.push(value.is_some()))
+    }
+
+    fn read_at(&self) -> Option<ReadAt> {
+        Some(self.0.read_at.clone())
     }
 }
 

@@ -21,6 +21,7 @@
 //!   [`Misconfigured`](crate::error::Misconfigured) when it is opened, and names the place, never the data: emails are
 //!   personal, and errors get into logs.
 
+mod counted;
 mod counters;
 pub mod file;
 pub mod lines;
@@ -32,7 +33,9 @@ mod watch;
 
 use std::{ops::Range, path::PathBuf, time::Duration};
 
-pub use counters::Counters;
+pub use counted::{Counted, Counts};
+pub use counters::{CounterErrors, Counters};
+pub use watch::ReadAt;
 
 /// Values by key.
 pub trait Lookup: Send {
@@ -53,6 +56,11 @@ pub trait Lookup: Send {
     /// Tries once whether it could answer now; `Err` where not.
     fn connect(&mut self) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    /// When what it answers from was read, where it reads something and keeps it.
+    fn read_at(&self) -> Option<ReadAt> {
+        None
     }
 }
 
@@ -75,6 +83,11 @@ pub trait Membership: Send {
     /// Tries once whether it could answer now; `Err` where not.
     fn connect(&mut self) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    /// When what it answers from was read, where it reads something and keeps it.
+    fn read_at(&self) -> Option<ReadAt> {
+        None
     }
 }
 
@@ -169,6 +182,11 @@ enum Entry {
 }
 
 impl Values {
+    /// How many were found, of use or not.
+    pub fn found(&self) -> usize {
+        self.entries.iter().filter(|entry| !matches!(entry, Entry::Missing)).count()
+    }
+
     pub fn clear(&mut self) {
         self.buffer.clear();
         self.entries.clear();

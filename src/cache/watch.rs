@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -101,11 +101,31 @@ impl Outcome {
     }
 }
 
+/// When the content in use was read. Cheap to clone, and all clones are the same.
+#[derive(Clone, Debug)]
+pub struct ReadAt(Arc<Mutex<Instant>>);
+
+impl ReadAt {
+    fn now() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn again(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long ago that was.
+    pub fn age(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
 /// A file and its newest good content.
 pub struct Watch<C> {
     path: PathBuf,
     layout: Layout,
     current: Arc<ArcSwap<C>>,
+    read_at: ReadAt,
     /// What needs no more attention: loaded, or found wrong.
     judged: Option<Sight>,
     /// What failed last, so that it is told once.
@@ -127,7 +147,8 @@ impl<C: Content> Watch<C> {
             }
         };
         let current = Arc::new(ArcSwap::from_pointee(content));
-        Ok(Self { path: path.into(), layout, current, judged, told: None, seen: None, looks: 0 })
+        let read_at = ReadAt::now();
+        Ok(Self { path: path.into(), layout, current, read_at, judged, told: None, seen: None, looks: 0 })
     }
 
     pub fn current(&self) -> Arc<ArcSwap<C>> {
@@ -176,6 +197,7 @@ impl<C: Content> Watch<C> {
         let Some(content) = read else { return Ok(Outcome::Unchanged) };
         let lines = content.lines();
         self.current.store(Arc::new(content));
+        self.read_at.again();
         Ok(Outcome::Reread { lines, took: begun.elapsed() })
     }
 }
@@ -191,6 +213,7 @@ fn first<C: Content>(path: &Path, layout: Layout) -> Result<(C, Option<Sight>), 
 /// The newest good version of a file, looked at by a thread.
 pub struct Watched<C> {
     pub current: Arc<ArcSwap<C>>,
+    pub read_at: ReadAt,
     /// The thread ends when this is dropped.
     _stop: mpsc::Sender<()>,
 }
@@ -198,14 +221,14 @@ pub struct Watched<C> {
 impl<C: Content> Watched<C> {
     pub fn open(interval: Duration, path: &Path, layout: Layout) -> anyhow::Result<Self> {
         let mut watch = Watch::open(path, layout)?;
-        let current = watch.current();
+        let (current, read_at) = (watch.current(), watch.read_at.clone());
         let (stop, stopped) = mpsc::channel();
         std::thread::Builder::new().name("cache-reread".into()).spawn(move || {
             while stopped.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
                 watch.look().log(watch.path());
             }
         })?;
-        Ok(Self { current, _stop: stop })
+        Ok(Self { current, read_at, _stop: stop })
     }
 }
 

@@ -120,6 +120,7 @@ fn texts(config: &Config) -> Result<(), Misconfigured> {
 fn durations(config: &Config) -> Result<(), Misconfigured> {
     let ranges = [
         ("kafka.transaction", config.kafka.transaction, Duration::from_millis(10), Duration::from_secs(10)),
+        ("http.stall", config.http.stall, Duration::from_secs(1), Duration::MAX),
         ("redis.timeout", config.redis.timeout, Duration::from_millis(1), Duration::MAX),
     ];
     for (key, duration, least, most) in ranges {

@@ -34,6 +34,7 @@ use std::{
     ffi::OsString,
     fmt::{self, Display},
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -81,6 +82,7 @@ pub struct Config {
     pub retry: Retry,
     pub journal: journal::Options,
     pub log: Log,
+    pub http: Http,
     #[serde(skip)]
     tree: Tree,
     /// The file, and what stood in it.
@@ -148,6 +150,16 @@ pub enum Counters {
 pub struct Log {
     /// Keeps payloads out of the log.
     pub redact: bool,
+}
+
+/// What a process of stops tells about itself over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Http {
+    /// Where it listens; `None` where it does not.
+    #[serde(deserialize_with = "typed::listen")]
+    pub listen: Option<SocketAddr>,
+    /// A stop whose loop has not turned for so long is not alive; more than zero.
+    pub stall: Duration,
 }
 
 /// One value of the configuration, as `metrobus config` shows it.

@@ -54,6 +54,7 @@ fn the_defaults_are_what_the_structs_expect() {
     assert_eq!(config.journal.retention, Duration::from_secs(7 * 24 * 3600));
     assert_eq!(config.journal.retention_bytes, 0);
     assert!(config.log.redact);
+    assert_eq!((config.http.listen, config.http.stall), (None, Duration::from_secs(300)));
     assert_eq!(names(&config.stop_topics()), ["Source", "AddEmail", "WhiteList", "Log"]);
     assert!(config.effective().all(|entry| entry.origin == Origin::Default));
 }
@@ -208,6 +209,11 @@ fn what_is_wrong_in_the_file_is_told_on_one_line() {
         ("[kafka]\n\npartitions = \"four\"", "metrobus.toml:3: kafka.partitions is \"four\", must be an integer"),
         ("kafka.partitions = 4.0", "metrobus.toml:1: kafka.partitions is 4.0, must be an integer"),
         ("log.redact = \"yes\"", "metrobus.toml:1: log.redact is \"yes\", must be true or false"),
+        (
+            "http.listen = \"localhost\"",
+            "metrobus.toml:1: http.listen is \"localhost\", must be a port or address:port, as in \"9464\" or \"0.0.0.0:9464\"",
+        ),
+        ("http.stall = \"0s\"", "metrobus.toml:1: http.stall is 0s, must be at least 1s"),
         ("sqlite.path = 5", "metrobus.toml:1: sqlite.path is 5, must be a string"),
         ("[bus]", "metrobus.toml:1: bus is a table, must be a string"),
         ("kafka = \"x\"", "metrobus.toml:1: kafka is \"x\", must be a table"),

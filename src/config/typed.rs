@@ -5,7 +5,13 @@
 //! Serde's own messages say which Rust type was expected; these say what to write instead. A `Deserialize` of a role may
 //! do likewise: an error that begins with "must " is put after the key and its value, any other stands by itself.
 
-use std::{fmt, marker::PhantomData, time::Duration, vec};
+use std::{
+    fmt,
+    marker::PhantomData,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+    vec,
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -46,6 +52,17 @@ pub(super) fn read<T: DeserializeOwned>(tree: &Tree, section: &str) -> Result<T,
 /// Text of which "" stands for none.
 pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(Some(String::deserialize(deserializer)?).filter(|text| !text.is_empty()))
+}
+
+/// An address and a port, or a port alone, which is one of this machine's own; "" is none.
+pub(super) fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let port = text.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    match port.or_else(|_| text.parse()) {
+        Ok(address) => Ok(Some(address)),
+        Err(_) if text.is_empty() => Ok(None),
+        Err(_) => Err(serde::de::Error::custom("must be a port or address:port, as in \"9464\" or \"0.0.0.0:9464\"")),
+    }
 }
 
 impl<'de> Deserialize<'de> for Topic {

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
-use super::{Letter, PREFIX, history, assignment::Assignment};
+use super::{Letter, PREFIX, assignment::Assignment, history};
 use crate::{
     bus::{Headers, Outbox, Record, Topic},
     handler::Verdict,

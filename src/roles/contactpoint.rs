@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Context, Kind, Role, otherwise::Otherwise};
 use crate::{
     bus::Topic,
-    cache::{Keys, Lookup, Value, Values},
+    cache::{Counted, Keys, Lookup, Value, Values},
     handler::{Handler, Verdict},
     payload::Payload,
     slip::Message,
@@ -41,8 +41,9 @@ fn build(context: &Context) -> anyhow::Result<Stop> {
     let options: Options = context.config.section(ROLE.name)?;
     let source = context.source(options.cache, &options.file, &options.lmdb, &options.hash);
     let unknown = Otherwise::new(&context.config, "contactpoint.unknown", &options.unknown, &options.topic)?;
-    let handler = Contactpoint::new(source.lookup()?, unknown);
-    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry))
+    let (emails, counts) = Counted::lookup(source.lookup()?);
+    let handler = Contactpoint::new(emails, unknown);
+    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry).cache(counts))
 }
 
 struct Contactpoint {

@@ -43,7 +43,7 @@ fn build(context: &Context) -> anyhow::Result<Stop> {
         context.config.error("logstop.output", format_args!("cannot write {:?}: {error}", options.output))
     })?;
     let handler = Logstop { output, lines: Vec::new() };
-    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry))
+    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry).needs_called("sink"))
 }
 
 struct Logstop {

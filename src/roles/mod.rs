@@ -15,6 +15,8 @@ use crate::{
     cache::{Counters, Source},
     config::Config,
     drain::Drain,
+    error::Unreachable,
+    http::{Process, Server},
     shutdown::Shutdown,
     stop::{Settings, Stop, run_all},
 };
@@ -126,7 +128,29 @@ impl Context {
             }
             running.push(self.count(stop));
         }
+        let _http = self.serve(&running)?;
         run_all(running, &*bus, &self.shutdown)
+    }
+
+    /// Tells over HTTP how `stops` are, where that is configured, until what it gives is dropped.
+    fn serve(&self, stops: &[Stop]) -> anyhow::Result<Option<Server>> {
+        let http = &self.config.http;
+        let Some(listen) = http.listen else { return Ok(None) };
+        let process = Process {
+            stops: stops.iter().map(Stop::watch).collect(),
+            stall: http.stall,
+            counters: self.counters.as_ref().map(|counters| counters.errors()),
+        };
+        match Server::start(listen, process) {
+            Ok(server) => Ok(Some(server)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let message = format!("http.listen: {listen} is in use; end what listens there, or set another port");
+                Err(Unreachable(message).into())
+            }
+            Err(error) => {
+                Err(self.config.error("http.listen", format_args!("cannot listen on {listen}: {error}")).into())
+            }
+        }
     }
 
     fn count(&self, stop: Stop) -> Stop {

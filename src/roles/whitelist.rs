@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{Context, Kind, Role, otherwise::Otherwise};
 use crate::{
     bus::Topic,
-    cache::{Keys, Membership},
+    cache::{Counted, Keys, Membership},
     handler::{Handler, Verdict},
     slip::Message,
     stop::{Retry, Stop},
@@ -37,10 +37,10 @@ pub(super) struct Options {
 fn build(context: &Context) -> anyhow::Result<Stop> {
     let options: Options = context.config.section(ROLE.name)?;
     let source = context.source(options.cache, &options.file, &options.lmdb, &options.set);
-    let listed = source.membership()?;
     let unlisted = Otherwise::new(&context.config, "whitelist.unlisted", &options.unlisted, &options.topic)?;
+    let (listed, counts) = Counted::membership(source.membership()?);
     let handler = Whitelist { listed, emails: Keys::default(), found: Vec::new(), unlisted };
-    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry))
+    Ok(Stop::new(ROLE.name, &options.topic, handler, context.settings()).retry(options.retry).cache(counts))
 }
 
 struct Whitelist {

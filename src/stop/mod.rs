@@ -26,20 +26,25 @@ use tracing::{debug, info};
 use crate::{
     backoff::{Absence, persist, waits},
     bus::{Batch, Bus, BusError, Outbox, Subscription, Topic},
+    cache::Counts,
     dead_letter::{DeadLetters, now_ms},
     drain::Member,
     handler::{Broken, Handler},
+    health::{Health, Needs, Phase},
     journal::{self, Notes},
     shutdown::Shutdown,
     stats::{SharedStats, Stats, Tally},
 };
 
 mod judge;
+mod look;
 mod parsed;
 mod report;
 mod settings;
 
 use judge::{Judged, Tries};
+use look::Looks;
+pub use look::Watched;
 use parsed::{Memory, Parsed, Terms};
 use report::Report;
 pub use settings::{Retry, Settings};
@@ -60,6 +65,8 @@ pub struct Stop {
     settings: Settings,
     terms: Terms,
     stats: SharedStats,
+    health: Health,
+    cache: Option<Arc<Counts>>,
     drain: Option<Member>,
     on_read: Option<Box<dyn Fn(u64) + Send>>,
 }
@@ -67,7 +74,7 @@ pub struct Stop {
 impl Stop {
     /// A stop called `name` that reads `topic`.
     ///
-    /// `settings` are [`Settings`], or the [`Config`] that they are from.
+    /// `settings` are [`Settings`], or the [`Config`](crate::Config) that they are from.
     pub fn new(name: &str, topic: &Topic, handler: impl Handler + 'static, settings: impl Into<Settings>) -> Self {
         let settings = settings.into();
         let letters = DeadLetters { stop: name.to_owned(), topic: topic.clone(), error: settings.error_topic.clone() };
@@ -78,6 +85,8 @@ impl Stop {
             handler: Box::new(handler),
             settings,
             stats: SharedStats::default(),
+            health: Health::default(),
+            cache: None,
             drain: None,
             on_read: None,
         }
@@ -86,6 +95,19 @@ impl Stop {
     /// Tries as often and as far apart as `retry` says, not as the settings do.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.settings.retry = retry;
+        self
+    }
+
+    /// What its handler needs is the cache that `counts` are of.
+    pub fn cache(mut self, counts: Arc<Counts>) -> Self {
+        self.health.name_needs("cache");
+        self.cache = Some(counts);
+        self
+    }
+
+    /// Calls what its handler needs `name` where its health is told; without this, `handler`.
+    pub fn needs_called(self, name: &'static str) -> Self {
+        self.health.name_needs(name);
         self
     }
 
@@ -126,7 +148,9 @@ impl Stop {
         };
         info!(stop = name, topic = %self.letters.topic, guarantee = %bus.guarantee(), "ready");
         let mut report = Report::new(&name);
+        self.health.enter(Phase::Running);
         let driven = self.drive(&mut *subscription, &mut report, shutdown);
+        self.health.enter(Phase::Ended);
         report.outcomes(&self.stats.snapshot());
         driven.with_context(|| format!("stop {name}"))?;
         let deadline = Instant::now() + self.settings.shutdown_timeout;
@@ -143,7 +167,7 @@ impl Stop {
     fn open(&mut self, bus: &dyn Bus, shutdown: &Shutdown) -> anyhow::Result<Option<Box<dyn Subscription>>> {
         let (needs, limit) = (self.needs(), self.settings.connect_timeout);
         let connect = || {
-            self.handler.connect().map_err(|error| match error.is::<Broken>() {
+            self.health.tried(Needs::Handler, self.handler.connect()).map_err(|error| match error.is::<Broken>() {
                 true => BusError::Fatal(error),
                 false => BusError::Unavailable(error),
             })
@@ -157,9 +181,12 @@ impl Stop {
         let topics: BTreeSet<_> = self.settings.stops.iter().chain(own).cloned().collect();
         let topics: Vec<_> = topics.into_iter().collect();
         persist("the bus", limit, shutdown, || {
-            bus.connect()?;
-            bus.create_topics(&topics)?;
-            bus.subscribe(&self.letters)
+            let subscribe = || {
+                bus.connect()?;
+                bus.create_topics(&topics)?;
+                bus.subscribe(&self.letters)
+            };
+            self.health.tried(Needs::Bus, subscribe())
         })
     }
 
@@ -172,12 +199,15 @@ impl Stop {
         let wait = if self.drain.is_some() { DRAIN_POLL } else { POLL };
         let mut scratch = Scratch::default();
         let mut prepared: Option<Parsed> = None;
+        let mut looks = Looks::default();
         while !shutdown.requested() {
             // What is prepared does not wait for company
             let wait = if prepared.is_some() { Duration::ZERO } else { wait };
-            let polled = persist("the bus", None, shutdown, || subscription.poll(self.settings.batch, wait))?;
+            let mut poll = || self.health.tried(Needs::Bus, subscription.poll(self.settings.batch, wait));
+            let polled = persist("the bus", None, shutdown, &mut poll)?;
             let Some(batch) = polled else { break };
-            self.stats.lock().refuse(subscription.refused());
+            self.refused(subscription.refused());
+            self.look(&mut looks, subscription, batch.is_empty() && prepared.is_none());
             report.now_and_then(subscription, &self.stats);
             let next = match batch.is_empty() {
                 true if prepared.is_none() => match self.nothing_left(subscription)? {
@@ -245,13 +275,17 @@ impl Stop {
             let until = if from < alone_until { from + 1 } else { batch.len() };
             // A handler sees a message as it arrived, however often
             let mut whole = parsed.take().unwrap_or_else(|| self.read(&batch, from..until, scratch));
+            let begun = Instant::now();
             let judged = self.judge(&mut whole, &tries, scratch);
             scratch.memory = whole.memory();
             let retry = match judged {
-                Judged::Up { to, tally, retry } => {
+                Judged::Up { to, mut tally, retry } => {
+                    tally.handling = begun.elapsed();
                     if let Some(absence) = absence.take() {
                         absence.over();
                     }
+                    let _ = self.health.tried(Needs::Handler, Ok::<_, anyhow::Error>(()));
+                    self.health.ails(self.handler.ill());
                     self.settle(&batch, from..to, &scratch.outbox, &tally, subscription, shutdown)?;
                     if to > from {
                         (from, tries) = (to, Tries::default());
@@ -268,6 +302,7 @@ impl Stop {
                 Judged::Away(error) => {
                     let absence = absence.get_or_insert_with(|| Absence::of(self.needs()));
                     let wait = absence.failed(&format_args!("{error:#}"));
+                    let _ = self.health.tried(Needs::Handler, Err::<(), _>(error));
                     if self.wait(wait, subscription, shutdown)? {
                         return Ok(());
                     }
@@ -280,6 +315,7 @@ impl Stop {
                 tries.attempt += 1;
                 alone_until = alone_until.max(from + 1);
                 self.stats.lock().retried += 1;
+                self.health.count(0, 1);
                 if self.wait(retry_waits.next().unwrap_or_default(), subscription, shutdown)? {
                     return Ok(());
                 }
@@ -299,8 +335,9 @@ impl Stop {
         subscription: &mut dyn Subscription,
         shutdown: &Shutdown,
     ) -> anyhow::Result<()> {
+        let begun = Instant::now();
         if !inputs.is_empty() {
-            let mut settle = || subscription.settle(batch, inputs.clone(), outbox);
+            let mut settle = || self.health.tried(Needs::Bus, subscription.settle(batch, inputs.clone(), outbox));
             if persist("the bus", None, shutdown, &mut settle)?.is_none() {
                 persist("the bus", Some(self.settings.shutdown_timeout), &Shutdown::default(), &mut settle)
                     .with_context(|| {
@@ -308,7 +345,14 @@ impl Stop {
                     })?;
             }
         }
-        self.stats.lock().add(tally, now_ms());
+        let mut stats = self.stats.lock();
+        stats.add(tally, now_ms());
+        if !inputs.is_empty() {
+            stats.took(inputs.len(), tally.handling, begun.elapsed());
+        }
+        drop(stats);
+        let (success, fail) = tally.health();
+        self.health.count(success, fail);
         if let Some(on_read) = self.on_read.as_ref().filter(|_| tally.read > 0) {
             on_read(tally.read);
         }
@@ -319,6 +363,7 @@ impl Stop {
     fn wait(&self, time: Duration, subscription: &mut dyn Subscription, shutdown: &Shutdown) -> anyhow::Result<bool> {
         let end = Instant::now() + time;
         loop {
+            self.health.turn();
             match subscription.keep_alive() {
                 Ok(()) | Err(BusError::Unavailable(_)) => {}
                 Err(BusError::Fatal(error)) => return Err(error),

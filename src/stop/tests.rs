@@ -21,6 +21,7 @@ use crate::{
     slip::{Limits, Message, Stops},
 };
 
+mod look;
 mod routes;
 
 fn topic(name: &str) -> Topic {
