@@ -17,7 +17,7 @@ use crate::{
 /// Between two looks at what costs a question to a service.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The same while what the handler needs is away.
+/// The same while that service is away.
 const SOON: Duration = Duration::from_secs(1);
 
 /// A stop as others see it: its numbers and its health. Outlives the stop.
@@ -63,8 +63,8 @@ pub(super) struct Looks {
 }
 
 impl Stop {
-    /// What others may see of it. From then on it also looks how many records wait, and while none come, whether what its
-    /// handler needs is there.
+    /// What others may see of it. From then on it also looks how many records wait, which shows whether the bus is there,
+    /// and while none come, whether what its handler needs is.
     pub fn watch(&self) -> Watched {
         self.health.watch();
         Watched {
@@ -81,15 +81,16 @@ impl Stop {
         if !self.health.is_watched() {
             return;
         }
-        if is_due(&mut looks.lag, INTERVAL) {
-            self.health.lag(subscription.lag().ok());
+        let interval = |lacks| if lacks { SOON } else { INTERVAL };
+        if is_due(&mut looks.lag, interval(self.health.lacks(Needs::Bus))) {
+            let lag = self.health.tried(Needs::Bus, subscription.lag());
+            self.health.lag(lag.ok());
         }
         if !idle {
             return;
         }
         self.health.ails(self.handler.ill());
-        let interval = if self.health.lacks(Needs::Handler) { SOON } else { INTERVAL };
-        if is_due(&mut looks.needs, interval) {
+        if is_due(&mut looks.needs, interval(self.health.lacks(Needs::Handler))) {
             match self.health.tried(Needs::Handler, self.handler.connect()) {
                 Ok(()) => looks.absence.take().iter().for_each(Absence::over),
                 Err(error) => {

@@ -203,7 +203,12 @@ impl Stop {
         while !shutdown.requested() {
             // What is prepared does not wait for company
             let wait = if prepared.is_some() { Duration::ZERO } else { wait };
-            let mut poll = || self.health.tried(Needs::Bus, subscription.poll(self.settings.batch, wait));
+            let mut poll = || match subscription.poll(self.settings.batch, wait) {
+                // That nothing came tells nothing of the bus: an engine may find out that it is away on its own time
+                Ok(nothing) if nothing.is_empty() => Ok(nothing),
+                outcome => self.health.tried(Needs::Bus, outcome),
+            };
+            self.health.turn();
             let polled = persist("the bus", None, shutdown, &mut poll)?;
             let Some(batch) = polled else { break };
             self.refused(subscription.refused());

@@ -218,6 +218,20 @@ fn a_process_whose_redis_goes_is_ill_until_it_is_back() {
 }
 
 #[test]
+fn a_process_that_cannot_write_is_ill() {
+    let mut fleet = fleet();
+    fleet.set("LOGSTOP__OUTPUT", "/dev/full");
+    let call = fleet.metrobus(&["pusher", "--from", "-", "--rate", "0"]).env("METROBUS__PUSHER__TOPIC", "Log");
+    call.stdin(r#"{"header":{"route":[]},"payload":{}}"#).run().assert_code(0);
+    let watched = Watched::start(&fleet, &["logstop"]);
+    let health = watched.health(500);
+    let message = health["message"].as_str().expect("a message");
+    assert!(message.contains("logstop: sink: write to the output file: "), "{health}");
+    assert!(health["sink"] == "fail" && health["bus"] == "ok", "{health}");
+    watched.end();
+}
+
+#[test]
 fn an_address_that_is_taken_is_69_and_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port();
