@@ -93,6 +93,12 @@ pub trait Subscription: Send {
     /// Records of the topic that the group has not acknowledged, as far as they are this member's to read.
     fn lag(&mut self) -> Result<u64, BusError>;
 
+    /// Whether the bus is there, as far as the engine finds that out by itself; [`BusError::Unavailable`] where not. Does
+    /// not wait.
+    fn reachable(&self) -> Result<(), BusError> {
+        Ok(())
+    }
+
     /// Inputs that became dead letters after they were settled, because the bus refused their output; since the last
     /// call.
     fn refused(&mut self) -> u64 {

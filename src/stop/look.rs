@@ -83,7 +83,8 @@ impl Stop {
         }
         let interval = |lacks| if lacks { SOON } else { INTERVAL };
         if is_due(&mut looks.lag, interval(self.health.lacks(Needs::Bus))) {
-            let lag = self.health.tried(Needs::Bus, subscription.lag());
+            let lag = subscription.reachable().and_then(|()| subscription.lag());
+            let lag = self.health.tried(Needs::Bus, lag);
             self.health.lag(lag.ok());
         }
         if !idle {

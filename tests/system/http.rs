@@ -218,6 +218,24 @@ fn a_process_whose_redis_goes_is_ill_until_it_is_back() {
 }
 
 #[test]
+fn a_process_whose_broker_goes_is_ill_until_it_is_back() {
+    let Some(mut fleet) = Fleet::new(Engine::AtLeastOnce) else { return };
+    let mut kafka = fleet.kafka.take().expect("on Kafka");
+    fleet.set("HTTP__LISTEN", "0");
+    let watched = Watched::start(&fleet, &["busdriver"]);
+    watched.wait_for("/readyz", 200);
+    assert_eq!(watched.health(200)["bus"], "ok");
+    kafka.kill();
+    assert_eq!(watched.health(500)["bus"], "fail");
+    assert!(watched.wait_for("/readyz", 503).starts_with("busdriver: waits for bus: "));
+    assert_eq!(watched.get("/livez").0, 200);
+    kafka.restart();
+    watched.wait_for("/readyz", 200);
+    assert_eq!(watched.health(200)["bus"], "ok");
+    watched.end();
+}
+
+#[test]
 fn a_process_that_cannot_write_is_ill() {
     let mut fleet = fleet();
     fleet.set("LOGSTOP__OUTPUT", "/dev/full");

@@ -79,6 +79,12 @@ impl Health {
         }
     }
 
+    /// What was found last; it is looked into while a client polls.
+    pub fn reachable(&self) -> anyhow::Result<()> {
+        let away = self.state().away;
+        if away { Err(self.waits()) } else { Ok(()) }
+    }
+
     /// What an operation waits for that did not get through in time.
     pub fn waits(&self) -> anyhow::Error {
         anyhow::anyhow!("Kafka at {}: {}", self.brokers, self.state().reason())

@@ -414,6 +414,10 @@ impl Subscription for KafkaSubscription {
         Ok(left.sum::<i64>() as u64)
     }
 
+    fn reachable(&self) -> Result<(), BusError> {
+        self.settings.health.reachable().map_err(BusError::Unavailable)
+    }
+
     fn refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
     }
