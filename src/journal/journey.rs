@@ -98,8 +98,10 @@ impl Journey {
                 what(hop),
             ]);
         }
-        let marks: String = self.marks().into_iter().map(|mark| mark + "\n").collect();
-        format!("{}\n{marks}{}\n\n{}", plain(&self.name), self.state(), drawn(table, 3..6))
+        // Where it is called by one of its marks, that is told once
+        let name = plain(&self.name);
+        let marks: String = self.marks().into_iter().filter(|mark| *mark != name).map(|mark| mark + "\n").collect();
+        format!("{name}\n{marks}{}\n\n{}", self.state(), drawn(table, 3..6))
     }
 
     /// As an object.

@@ -101,7 +101,7 @@ fn replayed_messages_arrive_on(engine: Engine) {
     let again = said(&fleet, &["replay", &id]);
     assert!(again.starts_with(&format!("{id} was dealt with before: replayed to {add_email} at 20")), "{again}");
     assert_eq!(said(&fleet, &["replay", "--stop", "contactpoint"]), format!("replayed 5: {add_email} 5\n"));
-    let nothing = "no dead letter matches but 6 that were dealt with before\n";
+    let nothing = "nothing is left to do: the 6 dead letters that match were dealt with before\n";
     assert_eq!(said(&fleet, &["replay", "--stop", "contactpoint"]), nothing);
     assert!(sent(&fleet, "AddEmail").values().all(|sent| *sent == (2, 1)));
     let raw: Vec<_> =

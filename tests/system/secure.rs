@@ -1,27 +1,37 @@
 //! Kafka over TLS with SASL/SCRAM, against a real broker: all that touches the bus gets in with the password and the
 //! authority's certificate, nothing without, and the password is told nowhere.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::{
     fleet::{DEADLINE, STOPS},
     support::{Kafka, Metrobus, Output, Scratch, Secure, unique},
 };
 
-/// One broker for all of these tests.
-static BROKER: LazyLock<Option<Kafka>> = LazyLock::new(Kafka::start_secure);
+/// The broker of all of these tests that run at the time. It ends with the last of them: nobody drops a static.
+fn broker() -> Option<Arc<Kafka>> {
+    static BROKER: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
+    let mut running = BROKER.lock().unwrap_or_else(PoisonError::into_inner);
+    running.upgrade().or_else(|| {
+        let broker = Arc::new(Kafka::start_secure()?);
+        *running = Arc::downgrade(&broker);
+        Some(broker)
+    })
+}
 
 /// A folder with caches, and the names of topics that no other test has.
 struct Fleet {
     scratch: Scratch,
     secure: Secure,
     environment: Vec<(String, String)>,
+    _broker: Arc<Kafka>,
 }
 
 impl Fleet {
     fn new(guarantee: &str) -> Option<Fleet> {
-        let secure = BROKER.as_ref()?.secure().clone();
-        let mut fleet = Fleet { scratch: Scratch::new(), secure, environment: Vec::new() };
+        let broker = broker()?;
+        let secure = broker.secure().clone();
+        let mut fleet = Fleet { scratch: Scratch::new(), secure, environment: Vec::new(), _broker: broker };
         fleet.scratch.write("data/emails.dat", "1,a@x.example\n2,b@x.example\n");
         fleet.scratch.write("data/whitelist.dat", "a@x.example\n");
         let prefix = unique("secure");

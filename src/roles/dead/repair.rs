@@ -455,7 +455,10 @@ impl<'a> Run<'a> {
             Some((name, mark)) if before == 1 && !selection.ids.is_empty() => {
                 format!("{} was dealt with before: {}", plain(name), super::done(mark))
             }
-            Some(_) => format!("no dead letter matches but {before} that were dealt with before"),
+            Some(_) if before == 1 => {
+                "nothing is left to do: the dead letter that matches was dealt with before".to_owned()
+            }
+            Some(_) => format!("nothing is left to do: the {before} dead letters that match were dealt with before"),
         };
         print(format!("{nothing}\n").as_bytes())
     }
