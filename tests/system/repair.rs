@@ -264,7 +264,7 @@ fn a_kill_loses_and_doubles_nothing_on(engine: Engine) {
         if before > count / 2 {
             break;
         }
-        let mut running = begun(&fleet, "1500", before + 1);
+        let mut running = begun(&fleet, "400", before + 1);
         // The moment is the fault's, not the test's: any will do
         std::thread::sleep(Duration::from_millis(random.random_range(0..200)));
         running.kill9();
