@@ -25,14 +25,7 @@ impl Hash {
     /// Prepares look-ups in the hash `key`; connects with the first one. `timeout` is for connecting and for each
     /// answer. [`Misconfigured`] where `url` is none.
     pub fn open(url: &str, key: &str, timeout: Duration) -> anyhow::Result<Self> {
-        let (command, what) = ("HMGET", "hash");
-        Ok(Self(Questions {
-            server: Server::new(url, timeout)?,
-            command,
-            what,
-            key: key.into(),
-            asked: VecDeque::new(),
-        }))
+        Ok(Self(Questions::new(url, key, timeout, "HMGET", "hash")?))
     }
 }
 
@@ -40,14 +33,7 @@ impl Set {
     /// Prepares look-ups in the set `key`; connects with the first one. `timeout` is for connecting and for each
     /// answer. [`Misconfigured`] where `url` is none.
     pub fn open(url: &str, key: &str, timeout: Duration) -> anyhow::Result<Self> {
-        let (command, what) = ("SMISMEMBER", "set");
-        Ok(Self(Questions {
-            server: Server::new(url, timeout)?,
-            command,
-            what,
-            key: key.into(),
-            asked: VecDeque::new(),
-        }))
+        Ok(Self(Questions::new(url, key, timeout, "SMISMEMBER", "set")?))
     }
 }
 
@@ -126,6 +112,10 @@ struct Question {
 }
 
 impl Questions {
+    fn new(url: &str, key: &str, timeout: Duration, command: &'static str, what: &'static str) -> anyhow::Result<Self> {
+        Ok(Self { server: Server::new(url, timeout)?, command, what, key: key.into(), asked: VecDeque::new() })
+    }
+
     fn about(&self, keys: &Keys) -> Question {
         let asked = keys.iter().flatten().count();
         // EXISTS first: a key that is there stays, since it is only ever replaced whole

@@ -47,6 +47,9 @@ const MAGIC: [u8; 4] = *b"mbj\x01";
 /// Bytes before the partition.
 const HEAD: usize = 20;
 
+/// Bytes from which on an entry is closed.
+const FULL: usize = 400_000;
+
 /// Outcomes, and texts, that are looked through for one that is there already; those before them are written again.
 const LOOKED_THROUGH: usize = 16;
 
@@ -118,8 +121,10 @@ impl Writer {
         self.texts.clear();
     }
 
-    pub fn len(&self) -> usize {
-        self.bytes.len()
+    /// Whether the entry is to be closed, and another one begun: with one hop more it is still far below what a topic of
+    /// Kafka takes.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= FULL
     }
 
     /// The entry as it is to be published. `took` is in microseconds.
@@ -526,6 +531,6 @@ mod tests {
             let (reason, rule, key, fields) = (None, None, None, SmallVec::new());
             writer.push(&Hop { offset, id, outcome, attempts: 1, reason, next, rule, key, fields });
         }
-        assert!(writer.finish(0).len() < 10_000, "{}", writer.len());
+        assert!(writer.finish(0).len() < 10_000, "{}", writer.bytes.len());
     }
 }

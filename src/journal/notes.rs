@@ -1,18 +1,15 @@
 //! What a stop notes while it judges a batch, and publishes in the settle of that batch.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::{Hop, Id, Level, Options, Outcome, PARENT, entry::Writer, id::LONGEST};
+use super::{Hop, Id, Level, Options, Outcome, PARENT, entry::Writer, id::LONGEST, now_us};
 use crate::{
     bus::{Outbox, Record, Topic},
     dead_letter::{DeadLetters, shorten},
     slip::{self, Copy, Message},
 };
-
-/// An entry is closed when it has that many bytes: with one hop more it stays far below what a topic of Kafka takes.
-const ENTRY_BYTES: usize = 400_000;
 
 /// What became of a message, beside what the message tells itself.
 pub(crate) struct What<'a> {
@@ -53,7 +50,7 @@ struct Page {
 impl Notes {
     /// Forgets what was noted: a range of a batch is about to be judged. `journeys` tells whether journeys begin here.
     pub fn begin(&mut self, journeys: bool) {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
+        let time = now_us();
         self.begun = Some(Begun { time, at: Instant::now(), journeys });
         self.used = 0;
     }
@@ -155,7 +152,7 @@ impl Notes {
 
     /// The entry that takes what happened to input `input`.
     fn page(&mut self, here: &DeadLetters, input: usize, partition: i32, time: i64) -> &mut Writer {
-        let open = |page: &Page| page.partition == partition && page.entry.len() < ENTRY_BYTES;
+        let open = |page: &Page| page.partition == partition && !page.entry.is_full();
         // The last ones first: records of a partition mostly come together
         let index = self.pages[..self.used].iter().rposition(open).unwrap_or_else(|| {
             if self.used == self.pages.len() {

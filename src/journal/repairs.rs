@@ -3,18 +3,13 @@
 //! An entry is of one stop that had rejected them, and of one partition of the topic of dead letters: its hops are records
 //! there. Where one was replayed, `attempts` counts the replays of the message.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use smallvec::SmallVec;
 
-use super::{Hop, Id, Level, Options, Outcome, entry::Writer, id::LONGEST};
+use super::{Hop, Id, Level, Options, Outcome, entry::Writer, id::LONGEST, now_us};
 use crate::{
     bus::{Outbox, Record, Topic},
     dead_letter::{Letter, shorten},
 };
-
-/// An entry is closed when it has that many bytes.
-const ENTRY_BYTES: usize = 400_000;
 
 /// What became of a letter.
 pub(crate) struct Repair<'a> {
@@ -48,7 +43,7 @@ struct Page {
 impl<'a> Repairs<'a> {
     /// Notes about records of `letters`, the topic of dead letters.
     pub fn new(options: &'a Options, letters: &'a Topic) -> Self {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
+        let time = now_us();
         Self { options, letters, time, pages: Vec::new() }
     }
 
@@ -69,8 +64,7 @@ impl<'a> Repairs<'a> {
             fields: SmallVec::new(),
         };
         let stop = letter.stop.as_deref().unwrap_or("-");
-        let open =
-            |page: &Page| page.stop == stop && page.partition == letter.partition && page.entry.len() < ENTRY_BYTES;
+        let open = |page: &Page| page.stop == stop && page.partition == letter.partition && !page.entry.is_full();
         let index = self.pages.iter().rposition(open).unwrap_or_else(|| {
             let mut page = Page { stop: stop.to_owned(), partition: letter.partition, entry: Writer::default() };
             page.entry.begin(stop, self.letters.as_str(), letter.partition, self.time);

@@ -211,8 +211,7 @@ fn run(chosen: Chosen, act: &Act, rate: f64, context: &Context) -> Result<()> {
         }
         Err(error) => Err(error.context("what is done stays done, run it again for the rest")),
         Ok(()) if run.counts.left > 0 => {
-            let Counts { left, done, .. } = &run.counts;
-            let all = left + done.values().sum::<u64>();
+            let (left, all) = (run.counts.left, run.counts.left + run.counts.total());
             bail!("{left} of {all} dead letters stay where they are")
         }
         Ok(()) => Ok(()),
