@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{Keys, Lookup, Membership, ReadAt, Values};
+use super::{Cache, Keys, Lookup, Membership, ReadAt, Values};
 
 /// How often a cache knew what it was asked. A message without a key asks nothing.
 #[derive(Debug, Default)]
@@ -41,19 +41,45 @@ pub struct Counted<C: ?Sized> {
     cache: Box<C>,
 }
 
+impl<C: Cache + ?Sized> Counted<C> {
+    fn new(cache: Box<C>) -> Self {
+        Self { counts: Arc::new(Counts { read_at: cache.read_at(), ..Counts::default() }), cache }
+    }
+}
+
 impl Counted<dyn Lookup> {
     /// The same cache, and the counts of what it answers from now on.
     pub fn lookup(cache: Box<dyn Lookup>) -> (Box<dyn Lookup>, Arc<Counts>) {
-        let counts = Arc::new(Counts { read_at: cache.read_at(), ..Counts::default() });
-        (Box::new(Self { counts: counts.clone(), cache }), counts)
+        let counted = Self::new(cache);
+        let counts = counted.counts.clone();
+        (Box::new(counted), counts)
     }
 }
 
 impl Counted<dyn Membership> {
     /// The same cache, and the counts of what it answers from now on.
     pub fn membership(cache: Box<dyn Membership>) -> (Box<dyn Membership>, Arc<Counts>) {
-        let counts = Arc::new(Counts { read_at: cache.read_at(), ..Counts::default() });
-        (Box::new(Self { counts: counts.clone(), cache }), counts)
+        let counted = Self::new(cache);
+        let counts = counted.counts.clone();
+        (Box::new(counted), counts)
+    }
+}
+
+impl<C: Cache + ?Sized> Cache for Counted<C> {
+    fn takes_a_while(&self) -> bool {
+        self.cache.takes_a_while()
+    }
+
+    fn ask(&mut self, keys: &Keys) {
+        self.cache.ask(keys);
+    }
+
+    fn connect(&mut self) -> anyhow::Result<()> {
+        self.cache.connect()
+    }
+
+    fn read_at(&self) -> Option<ReadAt> {
+        self.cache.read_at()
     }
 }
 
@@ -63,22 +89,6 @@ impl Lookup for Counted<dyn Lookup> {
         self.counts.add(keys, values.found());
         Ok(())
     }
-
-    fn takes_a_while(&self) -> bool {
-        self.cache.takes_a_while()
-    }
-
-    fn ask(&mut self, keys: &Keys) {
-        self.cache.ask(keys);
-    }
-
-    fn connect(&mut self) -> anyhow::Result<()> {
-        self.cache.connect()
-    }
-
-    fn read_at(&self) -> Option<ReadAt> {
-        self.cache.read_at()
-    }
 }
 
 impl Membership for Counted<dyn Membership> {
@@ -86,22 +96,6 @@ impl Membership for Counted<dyn Membership> {
         self.cache.contains(keys, listed)?;
         self.counts.add(keys, listed.iter().filter(|listed| **listed).count());
         Ok(())
-    }
-
-    fn takes_a_while(&self) -> bool {
-        self.cache.takes_a_while()
-    }
-
-    fn ask(&mut self, keys: &Keys) {
-        self.cache.ask(keys);
-    }
-
-    fn connect(&mut self) -> anyhow::Result<()> {
-        self.cache.connect()
-    }
-
-    fn read_at(&self) -> Option<ReadAt> {
-        self.cache.read_at()
     }
 }
 

@@ -23,7 +23,7 @@ use std::{path::Path, time::Duration};
 
 use self::table::Table;
 use super::{
-    Keys, Lookup, Membership, ReadAt, Value, Values,
+    Cache, Keys, Lookup, Membership, ReadAt, Value, Values,
     lines::Layout,
     watch::{INTERVAL, Watched},
 };
@@ -60,16 +60,24 @@ impl Set {
     }
 }
 
+impl Cache for Map {
+    fn read_at(&self) -> Option<ReadAt> {
+        Some(self.0.read_at.clone())
+    }
+}
+
+impl Cache for Set {
+    fn read_at(&self) -> Option<ReadAt> {
+        Some(self.0.read_at.clone())
+    }
+}
+
 impl Lookup for Map {
     fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()> {
         let table = self.0.current.load();
         values.clear();
         table.get_all(keys, |value| values.push(value.map_or(Value::Missing, Value::Found)));
         Ok(())
-    }
-
-    fn read_at(&self) -> Option<ReadAt> {
-        Some(self.0.read_at.clone())
     }
 }
 
@@ -79,10 +87,6 @@ impl Membership for Set {
         listed.clear();
         table.get_all(keys, |value| listed.push(value.is_some()));
         Ok(())
-    }
-
-    fn read_at(&self) -> Option<ReadAt> {
-        Some(self.0.read_at.clone())
     }
 }
 

@@ -26,7 +26,7 @@ use anyhow::anyhow;
 pub use self::build::{Built, Step, build};
 use self::format::{FOOTER_BYTES, Footer, Place, Unusable, find};
 use super::{
-    Keys, Lookup, Membership, ReadAt, Value, Values,
+    Cache, Keys, Lookup, Membership, ReadAt, Value, Values,
     lines::Layout,
     watch::{Content, INTERVAL, Stamp, Trouble, Watched},
 };
@@ -67,16 +67,24 @@ impl Set {
     }
 }
 
+impl Cache for Map {
+    fn read_at(&self) -> Option<ReadAt> {
+        Some(self.0.read_at.clone())
+    }
+}
+
+impl Cache for Set {
+    fn read_at(&self) -> Option<ReadAt> {
+        Some(self.0.read_at.clone())
+    }
+}
+
 impl Lookup for Map {
     fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()> {
         let table = self.0.current.load();
         let read = table.read()?;
         values.clear();
         read.each(keys, |value| values.push(value.map_or(Value::Missing, Value::Found)))
-    }
-
-    fn read_at(&self) -> Option<ReadAt> {
-        Some(self.0.read_at.clone())
     }
 }
 
@@ -86,10 +94,6 @@ impl Membership for Set {
         let read = table.read()?;
         listed.clear();
         read.each(keys, |value| listed.push(value.is_some()))
-    }
-
-    fn read_at(&self) -> Option<ReadAt> {
-        Some(self.0.read_at.clone())
     }
 }
 

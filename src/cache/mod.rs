@@ -37,20 +37,14 @@ pub use counted::{Counted, Counts};
 pub use counters::{CounterErrors, Counters};
 pub use watch::ReadAt;
 
-/// Values by key.
-pub trait Lookup: Send {
-    /// Replaces `values` by the value of each of `keys`, in their order; a key that is `None` is missing.
-    ///
-    /// `Err` where the cache cannot answer now; what `values` holds then is of no use.
-    fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()>;
-
-    /// Whether an answer takes so long that it is better asked for with [`Lookup::ask`].
+/// What every cache has, whatever it is asked.
+pub trait Cache: Send {
+    /// Whether an answer takes so long that it is better asked for with [`Cache::ask`].
     fn takes_a_while(&self) -> bool {
         false
     }
 
-    /// Tells that [`Lookup::get`] will be called with `keys`, after what it was asked before; so it may begin, and does
-    /// not wait.
+    /// Tells that it will be asked about `keys`, after what it was told before; so it may begin, and does not wait.
     fn ask(&mut self, _keys: &Keys) {}
 
     /// Tries once whether it could answer now; `Err` where not.
@@ -64,31 +58,20 @@ pub trait Lookup: Send {
     }
 }
 
+/// Values by key.
+pub trait Lookup: Cache {
+    /// Replaces `values` by the value of each of `keys`, in their order; a key that is `None` is missing.
+    ///
+    /// `Err` where the cache cannot answer now; what `values` holds then is of no use.
+    fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()>;
+}
+
 /// A list that keys are on or not.
-pub trait Membership: Send {
+pub trait Membership: Cache {
     /// Replaces `listed` by whether each of `keys` is on the list, in their order; a key that is `None` is not.
     ///
     /// `Err` where the cache cannot answer now; what `listed` holds then is of no use.
     fn contains(&mut self, keys: &Keys, listed: &mut Vec<bool>) -> anyhow::Result<()>;
-
-    /// Whether an answer takes so long that it is better asked for with [`Membership::ask`].
-    fn takes_a_while(&self) -> bool {
-        false
-    }
-
-    /// Tells that [`Membership::contains`] will be called with `keys`, after what it was asked before; so it may begin,
-    /// and does not wait.
-    fn ask(&mut self, _keys: &Keys) {}
-
-    /// Tries once whether it could answer now; `Err` where not.
-    fn connect(&mut self) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    /// When what it answers from was read, where it reads something and keeps it.
-    fn read_at(&self) -> Option<ReadAt> {
-        None
-    }
 }
 
 /// Where the data of a cache is.

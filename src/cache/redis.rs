@@ -12,7 +12,7 @@ use std::{collections::VecDeque, io, time::Duration};
 use anyhow::anyhow;
 use redis::{Client, Connection, ConnectionLike, ErrorKind, Pipeline, RedisError, RedisResult};
 
-use super::{Keys, Lookup, Membership, Value, Values};
+use super::{Cache, Keys, Lookup, Membership, Value, Values};
 use crate::error::Misconfigured;
 
 /// Values by key, from a hash.
@@ -46,6 +46,34 @@ pub fn ping(url: &str, timeout: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl Cache for Hash {
+    fn takes_a_while(&self) -> bool {
+        true
+    }
+
+    fn ask(&mut self, keys: &Keys) {
+        self.0.ask(keys);
+    }
+
+    fn connect(&mut self) -> anyhow::Result<()> {
+        self.0.expect()
+    }
+}
+
+impl Cache for Set {
+    fn takes_a_while(&self) -> bool {
+        true
+    }
+
+    fn ask(&mut self, keys: &Keys) {
+        self.0.ask(keys);
+    }
+
+    fn connect(&mut self) -> anyhow::Result<()> {
+        self.0.expect()
+    }
+}
+
 impl Lookup for Hash {
     fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()> {
         values.clear();
@@ -60,18 +88,6 @@ impl Lookup for Hash {
         }
         Ok(())
     }
-
-    fn takes_a_while(&self) -> bool {
-        true
-    }
-
-    fn ask(&mut self, keys: &Keys) {
-        self.0.ask(keys);
-    }
-
-    fn connect(&mut self) -> anyhow::Result<()> {
-        self.0.expect()
-    }
 }
 
 impl Membership for Set {
@@ -80,18 +96,6 @@ impl Membership for Set {
         let mut found = self.0.answers::<bool>(keys)?.into_iter();
         listed.extend(keys.iter().map(|key| key.and_then(|_| found.next()).unwrap_or(false)));
         Ok(())
-    }
-
-    fn takes_a_while(&self) -> bool {
-        true
-    }
-
-    fn ask(&mut self, keys: &Keys) {
-        self.0.ask(keys);
-    }
-
-    fn connect(&mut self) -> anyhow::Result<()> {
-        self.0.expect()
     }
 }
 
