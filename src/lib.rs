@@ -79,6 +79,7 @@ pub mod slip;
 pub mod stats;
 pub mod stop;
 mod terminal;
+pub mod traffic;
 
 /// The Rust in the README compiles.
 #[cfg(doctest)]

@@ -603,6 +603,11 @@ fn topics_tells_sizes_and_groups(fixture: &dyn Fixture) {
     assert_eq!(groups[0].lag, 12 - seen);
     assert_eq!((info(&topics[1]).records, info(&topics[1]).groups.len()), (0, 0));
     assert!(info(&topics[0]).partitions >= 1);
+    let nowhere = Topic::new("nowhere-at-all").unwrap();
+    let backlogs = bus.backlogs(&[topics[0].clone(), nowhere, topics[1].clone()]).unwrap();
+    let found: BTreeMap<_, _> = backlogs.iter().map(|of| (of.topic.as_str(), (of.records, of.waiting))).collect();
+    let expected = [(topics[0].as_str(), (12, Some(12 - seen))), (topics[1].as_str(), (0, None))];
+    assert_eq!(found, BTreeMap::from(expected));
 }
 
 fn topics_are_created_once(fixture: &dyn Fixture) {

@@ -64,6 +64,17 @@ pub trait Bus: Send + Sync {
 
     /// Every topic with its records and groups, by name.
     fn topics(&self) -> Result<Vec<TopicInfo>, BusError>;
+
+    /// Those of `topics` that there are, with what waits for the configured group there. Made to be asked for each second.
+    fn backlogs(&self, topics: &[Topic]) -> Result<Vec<Backlog>, BusError> {
+        let wanted = |info: &TopicInfo| topics.iter().any(|topic| topic.as_str() == info.name);
+        let backlog = |info: TopicInfo| Backlog {
+            waiting: info.groups.first().map(|group| group.lag),
+            topic: info.name,
+            records: info.records,
+        };
+        Ok(self.topics()?.into_iter().filter(wanted).map(backlog).collect())
+    }
 }
 
 /// A stop's place in the consumer group of one topic.
@@ -193,6 +204,16 @@ pub struct TopicInfo {
     /// Records kept at present, all partitions together.
     pub records: u64,
     pub groups: Vec<GroupInfo>,
+}
+
+/// A topic, and what waits on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    pub topic: String,
+    /// Records kept at present, all partitions together.
+    pub records: u64,
+    /// Records that the configured group has not acknowledged yet; `None` where it does not read the topic.
+    pub waiting: Option<u64>,
 }
 
 /// A consumer group on one topic.

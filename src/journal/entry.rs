@@ -84,7 +84,7 @@ pub struct Hop<'a> {
 
 /// An entry being written.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     bytes: Vec<u8>,
     hops: u32,
     /// The offset after the last.

@@ -31,6 +31,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub(crate) use entry::Writer;
 pub use entry::{Entry, Hop};
 pub use id::Id;
 pub(crate) use notes::{Notes, What, note_refused};
@@ -59,7 +61,7 @@ pub struct Options {
 }
 
 /// Which hops are noted. What is done with dead letters is, where anything is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     All,
@@ -91,6 +93,11 @@ impl Outcome {
         !matches!(self, Self::Forwarded | Self::Replayed)
     }
 
+    /// Whether a stop gave it, and not who dealt with a dead letter.
+    pub fn is_verdict(self) -> bool {
+        !matches!(self, Self::Replayed | Self::Discarded)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
@@ -119,6 +126,6 @@ impl fmt::Display for Outcome {
 }
 
 /// Microseconds since the epoch by this machine's clock.
-fn now_us() -> i64 {
+pub(crate) fn now_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros() as i64)
 }

@@ -20,7 +20,7 @@ use rdkafka::{
 };
 
 use super::{health::Health, raw, settings::Settings};
-use crate::bus::{BusError, GroupInfo, Topic, TopicInfo};
+use crate::bus::{Backlog, BusError, GroupInfo, Topic, TopicInfo};
 
 /// Longest wait for one answer.
 const WAIT: Duration = Duration::from_secs(5);
@@ -46,6 +46,8 @@ pub struct Admin {
     client: AdminClient<Listener>,
     /// `max.message.bytes` of the topics that were asked for.
     limits: Mutex<HashMap<Topic, usize>>,
+    /// Asks for offsets of the configured group, from the first time on that these are wanted.
+    offsets: Mutex<Option<raw::Consumer>>,
 }
 
 impl Admin {
@@ -56,7 +58,7 @@ impl Admin {
         }
         config.set_log_level(RDKafkaLogLevel::Warning);
         let client = AdminClient::from_config_and_context(&config, Listener(settings.health.clone()))?;
-        Ok(Self { settings: settings.clone(), client, limits: Mutex::default() })
+        Ok(Self { settings: settings.clone(), client, limits: Mutex::default(), offsets: Mutex::default() })
     }
 
     fn waits(&self, error: &KafkaError) -> BusError {
@@ -189,8 +191,7 @@ impl Admin {
             .collect();
         let waits = |error: raw::Error| BusError::Unavailable(anyhow!("read offsets: {error}"));
         let wrong = |reason: String| BusError::Fatal(anyhow!(reason));
-        let client = raw::Consumer::new("", &self.settings.reader(&self.settings.options.group), &self.settings.health);
-        let client = client.map_err(wrong)?;
+        let client = self.member(&self.settings.options.group).map_err(wrong)?;
         let starts = client.client().edges(&partitions, raw::Edge::Start, WAIT).map_err(waits)?;
         let ends = client.client().edges(&partitions, raw::Edge::End, WAIT).map_err(waits)?;
         let mut infos: BTreeMap<&str, TopicInfo> = BTreeMap::new();
@@ -204,7 +205,7 @@ impl Admin {
         let mut groups: Vec<_> = groups.groups().iter().map(|group| group.name()).collect();
         groups.sort_unstable();
         for group in groups {
-            let member = raw::Consumer::new("", &self.settings.reader(group), &self.settings.health).map_err(wrong)?;
+            let member = self.member(group).map_err(wrong)?;
             let committed = match member.client().committed(&partitions, WAIT) {
                 Ok(committed) => committed,
                 // Another's group may be none of ours to see
@@ -224,6 +225,51 @@ impl Admin {
             }
         }
         Ok(infos.into_values().collect())
+    }
+
+    /// Those of `topics` that there are, with what the configured group has not read of them.
+    pub fn backlogs(&self, topics: &[Topic]) -> Result<Vec<Backlog>, BusError> {
+        let existing = self.partitions()?;
+        let counts = topics.iter().filter_map(|topic| Some((topic.as_str(), *existing.get(topic.as_str())?)));
+        let counts: BTreeMap<_, _> = counts.collect();
+        let of_topic = |(&name, &count): (&_, &usize)| (0..count as i32).map(move |partition| (name, partition));
+        let partitions: Vec<(&str, i32)> = counts.iter().flat_map(of_topic).collect();
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        let member = match offsets.take() {
+            Some(member) => member,
+            None => self.member(&self.settings.options.group).map_err(|reason| BusError::Fatal(anyhow!(reason)))?,
+        };
+        let client = offsets.insert(member).client();
+        let waits = |error: raw::Error| BusError::Unavailable(anyhow!("read offsets: {error}"));
+        let starts = client.edges(&partitions, raw::Edge::Start, WAIT).map_err(waits)?;
+        let ends = client.edges(&partitions, raw::Edge::End, WAIT).map_err(waits)?;
+        let committed = match client.committed(&partitions, WAIT) {
+            Ok(committed) => committed,
+            Err(error) if error.code == Code::GroupAuthorizationFailed => vec![None; partitions.len()],
+            Err(error) => return Err(waits(error)),
+        };
+        let reads: BTreeSet<&str> =
+            partitions.iter().zip(&committed).filter_map(|(&(name, _), offset)| offset.map(|_| name)).collect();
+        let mut backlogs: BTreeMap<&str, Backlog> = BTreeMap::new();
+        for ((&(name, _), offset), (&start, &end)) in partitions.iter().zip(committed).zip(starts.iter().zip(&ends)) {
+            let waiting = reads.contains(name).then_some(0);
+            let empty = || Backlog { topic: name.to_owned(), records: 0, waiting };
+            let backlog = backlogs.entry(name).or_insert_with(empty);
+            let end = end.max(start);
+            // Where the group has committed nothing it begins at the start
+            let left = end - offset.unwrap_or(start).clamp(start, end);
+            backlog.records += (end - start) as u64;
+            backlog.waiting.iter_mut().for_each(|waiting| *waiting += left as u64);
+        }
+        Ok(backlogs.into_values().collect())
+    }
+
+    /// A client that asks for the offsets of `group`, and joins nothing.
+    fn member(&self, group: &str) -> Result<raw::Consumer, String> {
+        raw::Consumer::new("", &self.settings.reader(group), &self.settings.health)
     }
 }
 

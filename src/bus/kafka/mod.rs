@@ -50,7 +50,7 @@ use self::{
     admin::Admin, fenced::KafkaFenced, publisher::KafkaPublisher, reader::KafkaReader, settings::Settings,
     subscription::KafkaSubscription,
 };
-use super::{Bus, BusError, FencedPublisher, Guarantee, Publisher, Reader, Subscription, Topic, TopicInfo};
+use super::{Backlog, Bus, BusError, FencedPublisher, Guarantee, Publisher, Reader, Subscription, Topic, TopicInfo};
 use crate::{config::Kafka, dead_letter::DeadLetters, error::Misconfigured, journal};
 
 /// Topics in a Kafka cluster.
@@ -114,5 +114,9 @@ impl Bus for KafkaBus {
 
     fn topics(&self) -> Result<Vec<TopicInfo>, BusError> {
         self.admin.topics()
+    }
+
+    fn backlogs(&self, topics: &[Topic]) -> Result<Vec<Backlog>, BusError> {
+        self.admin.backlogs(topics)
     }
 }
