@@ -28,3 +28,40 @@ pub(crate) fn drawn(mut table: Table, right: impl IntoIterator<Item = usize>) ->
     }
     format!("{}\n", table.trim_fmt())
 }
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let group = |(index, digit): (usize, char)| {
+        let separate = index > 0 && (digits.len() - index).is_multiple_of(3);
+        [separate.then_some(','), Some(digit)].into_iter().flatten()
+    };
+    digits.chars().enumerate().flat_map(group).collect()
+}
+
+/// A time in its two largest units at most.
+pub(crate) fn span(micros: u64) -> String {
+    match micros {
+        0..1000 => format!("{micros} µs"),
+        1000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        1_000_000..60_000_000 => format!("{:.1} s", micros as f64 / 1e6),
+        _ => humantime::format_duration(Duration::from_secs(micros / 1_000_000)).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_told_apart() {
+        let all = [0, 12, 999, 1000, 123_456, 1_234_567].map(thousands);
+        assert_eq!(all, ["0", "12", "999", "1,000", "123,456", "1,234,567"]);
+    }
+
+    #[test]
+    fn spans_are_told_in_fitting_units() {
+        let all = [0, 999, 1000, 999_949, 1_000_000, 59_900_000, 60_000_000, 93_784_000_000].map(span);
+        assert_eq!(all, ["0 µs", "999 µs", "1.0 ms", "999.9 ms", "1.0 s", "59.9 s", "1m", "1day 2h 3m 4s"]);
+    }
+}

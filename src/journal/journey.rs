@@ -6,7 +6,7 @@ use comfy_table::{Table, presets::NOTHING};
 use serde_json::{Value, json};
 
 use super::{Outcome, PARENT, index::Found};
-use crate::terminal::{drawn, plain};
+use crate::terminal::{drawn, plain, span};
 
 /// One message's way, in the order in which things happened.
 #[derive(Clone, Debug)]
@@ -170,16 +170,6 @@ fn moment(time: i64) -> String {
     humantime::format_rfc3339_micros(time).to_string()
 }
 
-/// A time in its two largest units at most.
-fn span(micros: u64) -> String {
-    match micros {
-        0..1000 => format!("{micros} µs"),
-        1000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
-        1_000_000..60_000_000 => format!("{:.1} s", micros as f64 / 1e6),
-        _ => humantime::format_duration(Duration::from_secs(micros / 1_000_000)).to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,11 +255,5 @@ TIME (UTC)                   STOP    RECORD  WAITED    TOOK  ATTEMPTS  WHAT
         let journey = Journey::new("7", hops).unwrap();
         assert_eq!(journey.waits().take(2).collect::<Vec<_>>(), [None, Some(0)]);
         journey.text();
-    }
-
-    #[test]
-    fn spans_are_told_in_fitting_units() {
-        let all = [0, 999, 1000, 999_949, 1_000_000, 59_900_000, 60_000_000, 93_784_000_000].map(span);
-        assert_eq!(all, ["0 µs", "999 µs", "1.0 ms", "999.9 ms", "1.0 s", "59.9 s", "1m", "1day 2h 3m 4s"]);
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     shutdown::Shutdown,
     stats::{SharedStats, Stats},
     stop::run_all,
+    terminal::thousands,
 };
 
 pub const ROLE: Role = Role {
@@ -133,25 +134,4 @@ fn report(line: &[(&'static str, Stats)], elapsed: f64) -> String {
         report += &format!("; a whole journey took {p50} ms (p50), {p99} ms (p99)");
     }
     report + "\n"
-}
-
-/// `1234567` as `1,234,567`.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let group = |(index, digit): (usize, char)| {
-        let separate = index > 0 && (digits.len() - index).is_multiple_of(3);
-        [separate.then_some(','), Some(digit)].into_iter().flatten()
-    };
-    digits.chars().enumerate().flat_map(group).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_told_apart() {
-        let all = [0, 12, 999, 1000, 123_456, 1_234_567].map(thousands);
-        assert_eq!(all, ["0", "12", "999", "1,000", "123,456", "1,234,567"]);
-    }
 }

@@ -40,6 +40,7 @@ mod plan;
 mod pusher;
 mod run;
 mod tail;
+mod top;
 mod topics;
 mod track;
 mod whitelist;
@@ -58,6 +59,7 @@ pub const ROLES: &[Role] = &[
     check::ROLE,
     plan::ROLE,
     dead::ROLE,
+    top::ROLE,
     topics::ROLE,
     tail::ROLE,
     track::ROLE,
