@@ -23,6 +23,9 @@ pub fn run(bench: &mut Bench) {
     let cache = ("CONTACTPOINT__FILE", "few.dat");
     sqlite::remove(bench, "idle.db");
     watch(bench, "SQLite", &[cache, ("SQLITE__PATH", "idle.db")]);
+    let listen = ("HTTP__LISTEN", "127.0.0.1:0");
+    sqlite::remove(bench, "idle.db");
+    watch(bench, "SQLite with http.listen", &[cache, ("SQLITE__PATH", "idle.db"), listen]);
     let Some(broker) = bench.broker.take() else {
         return bench.report.missing("idle stop on Kafka", "METROBUS_TEST_KAFKA names no broker");
     };

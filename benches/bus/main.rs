@@ -34,6 +34,7 @@ mod rules;
 mod run;
 mod sqlite;
 mod startup;
+mod watched;
 
 use run::Bench;
 
@@ -48,6 +49,7 @@ const SECTIONS: &[Section] = &[
     ("redis", redis::run),
     ("lmdb", lmdb::run),
     ("journal", journal::run),
+    ("watched", watched::run),
     ("rules", rules::run),
     ("backlog", backlog::run),
     ("idle", idle::run),

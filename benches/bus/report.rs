@@ -40,6 +40,7 @@ pub enum Unit {
     Millis,
     Nanos,
     Megabytes,
+    Kilobytes,
     Percent,
 }
 
@@ -53,6 +54,7 @@ impl Unit {
             Self::Nanos => format!("{figure:.0} ns"),
             Self::Megabytes if figure < 100.0 => format!("{figure:.1} MB"),
             Self::Megabytes => format!("{figure:.0} MB"),
+            Self::Kilobytes => format!("{figure:.0} kB"),
             Self::Percent => format!("{figure:.2} %"),
         }
     }

@@ -82,9 +82,9 @@ pub struct Hop<'a> {
     pub fields: SmallVec<[(&'a str, Cow<'a, str>); 1]>,
 }
 
-/// An entry being written.
+/// An entry being written, by a stop or by another program that takes part in journeys.
 #[derive(Default)]
-pub(crate) struct Writer {
+pub struct Writer {
     bytes: Vec<u8>,
     hops: u32,
     /// The offset after the last.
@@ -105,7 +105,7 @@ struct Known {
 }
 
 impl Writer {
-    /// Begins an entry, in the memory of the last one.
+    /// Begins an entry, in the memory of the last one. `time` is when the batch was begun, microseconds since the epoch.
     pub fn begin(&mut self, stop: &str, topic: &str, partition: i32, time: i64) {
         self.bytes.clear();
         self.bytes.extend_from_slice(&MAGIC);

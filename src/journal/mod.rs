@@ -31,9 +31,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(test)]
-pub(crate) use entry::Writer;
-pub use entry::{Entry, Hop};
+pub use entry::{Entry, Hop, Writer};
 pub use id::Id;
 pub(crate) use notes::{Notes, What, note_refused};
 pub(crate) use repairs::{Repair, Repairs};
