@@ -80,6 +80,7 @@ pub mod stats;
 pub mod stop;
 mod terminal;
 pub mod traffic;
+pub mod web;
 
 /// The Rust in the README compiles.
 #[cfg(doctest)]

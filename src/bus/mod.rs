@@ -20,6 +20,7 @@
 mod batch;
 #[cfg(test)]
 mod conformance;
+mod fields;
 pub mod kafka;
 pub mod memory;
 pub mod sqlite;
@@ -27,6 +28,7 @@ pub mod sqlite;
 use std::{fmt, ops::Range, sync::Arc, time::Duration, time::Instant};
 
 pub use batch::{Batch, Headers, HeadersIter, Outbox, OutputRef, Record};
+pub(crate) use fields::fields;
 
 use crate::{
     config::{BusKind, Config},

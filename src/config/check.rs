@@ -114,6 +114,9 @@ fn texts(config: &Config) -> Result<(), Misconfigured> {
         let instance = text::shown("instance", &instance.as_str().into());
         return Err(tree.says("kafka.instance", format_args!("is {instance}, must be 1 to 249 of A-Z a-z 0-9 . _ -")));
     }
+    if let (Some(_), Some(_)) = (&config.web.token, &config.web.token_file) {
+        return Err(tree.says("web.token_file", "is set beside web.token; set one of the two"));
+    }
     Ok(())
 }
 

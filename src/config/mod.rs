@@ -83,6 +83,7 @@ pub struct Config {
     pub journal: journal::Options,
     pub log: Log,
     pub http: Http,
+    pub web: Web,
     #[serde(skip)]
     tree: Tree,
     /// The file, and what stood in it.
@@ -160,6 +161,23 @@ pub struct Http {
     pub listen: Option<SocketAddr>,
     /// A stop whose loop has not turned for so long is not alive; more than zero.
     pub stall: Duration,
+}
+
+/// The page of `metrobus web`. Holds a secret.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct Web {
+    /// Where it listens; `None` where it does not.
+    #[serde(deserialize_with = "typed::listen")]
+    pub listen: Option<SocketAddr>,
+    /// Further names by which it may be called.
+    pub hosts: Vec<String>,
+    /// Who has it may act; one of them at most is set.
+    #[serde(deserialize_with = "typed::optional")]
+    pub token: Option<String>,
+    #[serde(deserialize_with = "typed::optional")]
+    pub token_file: Option<String>,
+    /// Shows keys, fields, headers and values.
+    pub show_payloads: bool,
 }
 
 /// One value of the configuration, as `metrobus config` shows it.

@@ -84,7 +84,7 @@ pub(super) fn masked(name: &str, value: Value) -> Value {
         Value::String(text) if name == "url" || name.ends_with(".url") || name.ends_with("_url") => {
             mask_url(&text).into()
         }
-        Value::String(text) if text.is_empty() => text.into(),
+        Value::String(text) if text.is_empty() || name.ends_with("_file") => text.into(),
         _ if SECRETS.iter().any(|secret| name.contains(secret)) => MASK.into(),
         value => value,
     }
@@ -160,6 +160,7 @@ mod tests {
             ("sasl.oauthbearer.assertion.private.key.passphrase", true),
             ("SASL.PASSWORD", true),
             ("api_token", true),
+            ("token_file", false),
             ("sasl.oauthbearer.token.endpoint.url", false),
             ("sasl.username", false),
             ("ssl.key.location", false),

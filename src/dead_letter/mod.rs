@@ -14,9 +14,11 @@
 //! Other headers pass through. Those of an earlier rejection are replaced, but for its history, which goes on.
 
 pub mod assignment;
+pub mod desk;
 pub mod history;
 mod letter;
 pub mod marks;
+pub mod repair;
 pub mod replay;
 
 use std::time::{SystemTime, UNIX_EPOCH};

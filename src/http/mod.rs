@@ -26,15 +26,9 @@
 
 mod exposition;
 mod metrics;
+mod server;
 
-use std::{
-    fmt::Write,
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -43,27 +37,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::sync::{Semaphore, oneshot};
-use tracing::{debug, info};
+
+pub(crate) use server::Limits;
+pub use server::Server;
 
 use crate::{cache::CounterErrors, health, stop::Watched};
-
-/// How long a client may take for the head of a request, the next one on its connection too.
-const HEAD: Duration = Duration::from_secs(30);
-
-/// How long a connection lasts.
-const CONNECTION: Duration = Duration::from_secs(600);
-
-/// Connections at once; more have to wait.
-const CONNECTIONS: usize = 64;
-
-/// How long no connection is taken after that failed, as it does where the process has too many files open.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Who is told about.
 pub struct Process {
@@ -72,74 +50,6 @@ pub struct Process {
     pub stall: Duration,
     /// Of the counters in Redis, where there are any.
     pub counters: Option<CounterErrors>,
-}
-
-/// A server, which ends when this is dropped, and its connections with it.
-pub struct Server {
-    address: SocketAddr,
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    /// Listens on `address`, where port 0 is any that is free, and answers in a thread of its own.
-    ///
-    /// The error is that of the system: the address is in use, is none of this machine, or is not permitted.
-    pub fn start(address: SocketAddr, process: Process) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let (end, ended) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
-            runtime.block_on(async {
-                match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => drop(tokio::spawn(accept(listener, router(process)))),
-                    Err(error) => tracing::error!("cannot serve HTTP on {address}: {error}"),
-                }
-                let _ = ended.await;
-            });
-        })?;
-        info!("listens on http://{address}");
-        Ok(Self { address, end: Some(end), thread: Some(thread) })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        // A panic there was told in the log, and is no reason to have one here
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
-}
-
-/// Takes connections and serves each in a task, for ever.
-async fn accept(listener: tokio::net::TcpListener, router: Router) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                debug!("accept an HTTP connection: {error}");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            let mut http = http1::Builder::new();
-            let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-            // What goes wrong here is the client's: it has gone, or is no HTTP
-            let _ = tokio::time::timeout(CONNECTION, http.serve_connection(TokioIo::new(stream), service)).await;
-            drop(place);
-        });
-    }
 }
 
 fn router(process: Process) -> Router {

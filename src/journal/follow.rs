@@ -34,12 +34,16 @@ pub struct Follower<'a> {
     bus: &'a dyn Bus,
     options: &'a Options,
     connect_timeout: Option<Duration>,
+    /// How long the bus is waited for where it goes away later.
+    patience: Option<Duration>,
     shutdown: &'a Shutdown,
     index: Index,
     reader: Option<Box<dyn Reader>>,
     /// Where each partition stood in the index when the reader was opened; gone once its first record has come.
     expected: HashMap<i32, Position>,
     retained: Instant,
+    /// Records read since the reader was opened.
+    read: u64,
 }
 
 impl<'a> Follower<'a> {
@@ -56,12 +60,20 @@ impl<'a> Follower<'a> {
             bus,
             options,
             connect_timeout,
+            patience: None,
             shutdown,
             index,
             reader: None,
             expected: HashMap::new(),
             retained: Instant::now(),
+            read: 0,
         })
+    }
+
+    /// Waits no longer than this for a bus that has gone away; it fails then, and may be called again.
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
     }
 
     pub fn index(&self) -> &Index {
@@ -81,19 +93,51 @@ impl<'a> Follower<'a> {
         self.tell_damaged(damaged)
     }
 
+    /// Takes in what the topic holds, until `deadline` at most; whether that was all that it held when this was called.
+    pub fn catch_up_until(&mut self, deadline: Instant) -> Result<bool> {
+        // What a reader that is open already takes for the end is that of an earlier time
+        let mut is_old = self.reader.is_some();
+        loop {
+            if self.at_end()? {
+                self.reader = None;
+                if !std::mem::take(&mut is_old) {
+                    self.retain()?;
+                    return Ok(true);
+                }
+            } else if self.shutdown.requested() || Instant::now() >= deadline {
+                return Ok(false);
+            } else {
+                self.step()?;
+            }
+        }
+    }
+
+    /// Records read of late, where what there was has not all been read yet.
+    pub fn read(&self) -> u64 {
+        self.read
+    }
+
     /// Takes in what comes, until the end of the process is asked for.
     pub fn follow(&mut self) -> Result<()> {
         let mut damaged = self.index.damaged()?;
         while !self.shutdown.requested() {
             self.step()?;
-            if self.retained.elapsed() > RETENTION_ROUND {
-                self.retained = Instant::now();
-                self.index.retain()?;
+            if self.retain()? {
                 self.tell_damaged(damaged)?;
                 damaged = self.index.damaged()?;
             }
         }
         Ok(())
+    }
+
+    /// Lets old hops go, now and then; whether this time.
+    fn retain(&mut self) -> Result<bool> {
+        if self.retained.elapsed() <= RETENTION_ROUND {
+            return Ok(false);
+        }
+        self.retained = Instant::now();
+        self.index.retain()?;
+        Ok(true)
     }
 
     fn tell_damaged(&self, before: u64) -> Result<()> {
@@ -114,8 +158,9 @@ impl<'a> Follower<'a> {
     fn step(&mut self) -> Result<()> {
         self.open_reader()?;
         let Some(reader) = &mut self.reader else { return Ok(()) };
-        let batch = persist("the bus", None, self.shutdown, || reader.poll(BATCH, POLL))?;
+        let batch = persist("the bus", self.patience, self.shutdown, || reader.poll(BATCH, POLL))?;
         let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { return Ok(()) };
+        self.read += batch.len() as u64;
         if self.is_of_another(&batch) {
             warn!("the topic {} is another one than it was: the index is made anew", self.options.topic);
             self.reader = None;
@@ -132,6 +177,7 @@ impl<'a> Follower<'a> {
         if self.reader.is_some() {
             return Ok(());
         }
+        self.read = 0;
         self.expected = self.index.positions()?;
         let last = |(partition, position): (&i32, &Position)| (*partition, position.next - 1);
         let offsets: Vec<_> = self.expected.iter().map(last).collect();

@@ -36,7 +36,7 @@ impl Journey {
     }
 
     /// Where it is, in a sentence.
-    fn state(&self) -> String {
+    pub fn state(&self) -> String {
         let Some(last) = self.last() else { return String::new() };
         let reason = last.reason.as_deref().map(|reason| format!(": {}", plain(reason))).unwrap_or_default();
         let (stop, next) = (&last.stop, last.next.as_deref().unwrap_or_default());
@@ -121,12 +121,14 @@ impl Journey {
                 "next": hop.next,
                 "rule": hop.rule,
                 "key": hop.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()),
+                "what": what(hop),
                 "fields": hop.fields.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             })
         });
         let last = self.last();
         json!({
             "id": self.name,
+            "state": self.state(),
             "verdict": last.map(|hop| hop.outcome),
             "ended": last.is_some_and(|hop| hop.outcome.is_end()),
             "stop": last.map(|hop| &hop.stop),

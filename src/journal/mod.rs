@@ -14,6 +14,7 @@
 //! | `index` | a local SQLite file, made from the topic: hops by id, counts by reason |
 //! | `follow` | reads the topic into the index |
 //! | `journey` | the hops of one message, as a timeline |
+//! | `search` | journeys by id, key, field or place |
 
 pub mod entry;
 pub mod follow;
@@ -22,6 +23,7 @@ pub mod index;
 pub mod journey;
 mod notes;
 mod repairs;
+pub mod search;
 
 use std::{
     fmt,

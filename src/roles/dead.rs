@@ -2,22 +2,21 @@
 
 mod repair;
 
-use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
+use std::{ops::ControlFlow, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use comfy_table::{Table, presets::NOTHING};
-use serde_json::{Value, json};
 
-use super::{Context, Kind, Role, tail};
+use super::{Context, Kind, Role};
 use crate::{
-    backoff::persist,
-    bus::{Bus, Record, Topic},
+    bus::{Bus, Record},
     cli::{count, time},
     dead_letter::{
         Filter, Letter,
+        desk::{Desk, Listed, Patience, object, whole},
         history::{History, Trouble},
-        marks::{Mark, Marks},
+        marks::Mark,
         now_ms,
     },
     terminal::{drawn, moment, plain},
@@ -86,11 +85,6 @@ impl Which {
     }
 }
 
-/// Records in one go.
-const BATCH: usize = 1000;
-
-const POLL: Duration = Duration::from_millis(100);
-
 fn arguments(command: Command) -> Command {
     let ls = List::augment_args(Command::new("ls")).about("List dead letters, the last ones last");
     let show = Show::augment_args(Command::new("show")).about("Show the dead letters of a message: why, where, what");
@@ -111,96 +105,32 @@ fn run(matches: &ArgMatches, context: &Context) -> Result<()> {
     }
 }
 
-/// Where letters and marks are read.
-struct Desk<'a> {
-    bus: Box<dyn Bus>,
-    /// The topics that there are: a bus that no stop has run on yet has no dead letters.
-    topics: BTreeSet<String>,
-    context: &'a Context,
-}
-
-impl<'a> Desk<'a> {
-    fn open(context: &'a Context) -> Result<Self> {
-        let bus = context.bus()?;
-        let topics = persist("the bus", context.connect_timeout, &context.shutdown, || {
-            bus.connect()?;
-            bus.topics()
-        })?;
-        let topics = topics.into_iter().flatten().map(|info| info.name).collect();
-        Ok(Self { bus, topics, context })
-    }
-
-    /// Calls `each` with every dead letter that there is, in the order of each partition, until it breaks off.
-    fn each_letter(&self, mut each: impl FnMut(&Record<'_>, Letter) -> Result<ControlFlow<()>>) -> Result<()> {
-        self.read(&self.context.config.error_topic, |record| each(record, Letter::read(record)))
-    }
-
-    /// What became of letters so far.
-    fn marks(&self) -> Result<Marks> {
-        let mut marks = Marks::default();
-        self.read(&self.context.config.repair_topic, |record| {
-            marks.take(record);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(marks)
-    }
-
-    /// Calls `each` with every record of a topic, until it breaks off.
-    fn read(&self, topic: &Topic, mut each: impl FnMut(&Record<'_>) -> Result<ControlFlow<()>>) -> Result<()> {
-        if !self.topics.contains(topic.as_str()) {
-            return Ok(());
-        }
-        let shutdown = &self.context.shutdown;
-        let open = || self.bus.reader_from(topic, &[]);
-        let Some(mut reader) = persist("the bus", self.context.connect_timeout, shutdown, open)? else { return Ok(()) };
-        while !shutdown.requested() && !reader.at_end() {
-            let Some(batch) = persist("the bus", None, shutdown, || reader.poll(BATCH, POLL))? else { break };
-            for record in batch.iter() {
-                if each(&record)?.is_break() {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
+/// The letters of the configured bus.
+fn open<'a>(bus: &'a dyn Bus, context: &'a Context) -> Result<Desk<'a>> {
+    let patience = Patience { connect: context.connect_timeout, ..Patience::default() };
+    Desk::open(bus, &context.config, &context.shutdown, patience)
 }
 
 fn list(arguments: List, context: &Context) -> Result<()> {
     let last = usize::try_from(arguments.last).unwrap_or(usize::MAX);
-    let filter = arguments.which.filter();
-    let mut found = std::collections::VecDeque::new();
-    let mut count = 0_u64;
-    let desk = Desk::open(context)?;
-    let marks = desk.marks()?;
-    desk.each_letter(|_, letter| {
-        let mark = marks.of(&letter);
-        if filter.matches(&letter) && (arguments.all || mark.is_none()) {
-            count += 1;
-            found.push_back((letter, mark));
-            if found.len() > last {
-                found.pop_front();
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    // Partitions come one after another
-    found.make_contiguous().sort_by_key(|(letter, _)| letter.time);
+    let bus = context.bus()?;
+    let Listed { letters, count } = open(&*bus, context)?.list(&arguments.which.filter(), arguments.all, last)?;
     if arguments.json {
-        let lines: String = found.iter().map(|(letter, mark)| object(letter, *mark).to_string() + "\n").collect();
-        return super::print(lines.as_bytes());
+        let lines = letters.iter().map(|(letter, mark)| object(letter, mark.as_ref()).to_string() + "\n");
+        return super::print(lines.collect::<String>().as_bytes());
     }
     if count == 0 {
         return super::print(b"no dead letter matches\n");
     }
-    let mut text = table(found.iter(), arguments.all);
-    if count > found.len() as u64 {
-        text += &format!("{} of {count}; -n takes how many are shown\n", found.len());
+    let mut text = table(letters.iter(), arguments.all);
+    if count > letters.len() as u64 {
+        text += &format!("{} of {count}; -n takes how many are shown\n", letters.len());
     }
     super::print(text.as_bytes())
 }
 
 /// With what was done with each letter where `all` are shown.
-fn table<'a>(letters: impl Iterator<Item = &'a (Letter, Option<&'a Mark>)>, all: bool) -> String {
+fn table<'a>(letters: impl Iterator<Item = &'a (Letter, Option<Mark>)>, all: bool) -> String {
     let mut table = Table::new();
     let header = ["REJECTED", "STOP", "RULE", "ATTEMPTS", "MESSAGE", "REASON", "DONE"];
     table.load_style(NOTHING).set_header(&header[..header.len() - usize::from(!all)]);
@@ -215,7 +145,7 @@ fn table<'a>(letters: impl Iterator<Item = &'a (Letter, Option<&'a Mark>)>, all:
             plain(letter.reason.as_deref().unwrap_or("not a dead letter of metrobus")),
         ];
         if all {
-            row.push(mark.map_or_else(|| "-".to_owned(), done));
+            row.push(mark.as_ref().map_or_else(|| "-".to_owned(), done));
         }
         table.add_row(row);
     }
@@ -232,31 +162,16 @@ fn done(mark: &Mark) -> String {
     format!("{}{to} at {}", mark.done.name(), moment(mark.time))
 }
 
-fn object(letter: &Letter, mark: Option<&Mark>) -> Value {
-    let record = letter.origin.as_ref();
-    json!({
-        "place": letter.place().to_string(),
-        "id": letter.id,
-        "time": letter.time,
-        "stop": letter.stop,
-        "rule": letter.rule,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "record": record.map(|(topic, partition, offset)| format!("{topic}/{partition}/{offset}")),
-        "replays": letter.replays,
-        "done": mark.map(|mark| json!({"what": mark.done, "time": mark.time, "to": mark.to})),
-    })
-}
-
 fn show(arguments: &Show, context: &Context) -> Result<()> {
     let mut shown = Vec::new();
-    let desk = Desk::open(context)?;
+    let bus = context.bus()?;
+    let desk = open(&*bus, context)?;
     let marks = desk.marks()?;
     desk.each_letter(|record, letter| {
         if letter.is_called(&arguments.id) {
             let mark = marks.of(&letter);
             shown.push(match arguments.json {
-                true => whole(context, record, &letter, mark).to_string() + "\n",
+                true => whole(&context.config.error_topic, record, &letter, mark).to_string() + "\n",
                 false => text(record, &letter, mark),
             });
         }
@@ -266,16 +181,6 @@ fn show(arguments: &Show, context: &Context) -> Result<()> {
         bail!("there is no dead letter {:?} on topic {}", arguments.id, context.config.error_topic);
     }
     super::print(shown.join(if arguments.json { "" } else { "\n" }).as_bytes())
-}
-
-fn whole(context: &Context, record: &Record<'_>, letter: &Letter, mark: Option<&Mark>) -> Value {
-    let mut all = object(letter, mark);
-    if let Value::Object(all) = &mut all {
-        let of_record = tail::fields(&context.config.error_topic, record).into_iter();
-        all.extend(of_record.filter(|(name, _)| ["key", "headers", "value"].iter().any(|part| name.starts_with(part))));
-        all.insert("history".into(), serde_json::from_str(&History::read(&record.headers).json()).unwrap_or_default());
-    }
-    all
 }
 
 fn text(record: &Record<'_>, letter: &Letter, mark: Option<&Mark>) -> String {

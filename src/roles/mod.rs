@@ -15,10 +15,10 @@ use crate::{
     cache::{Counters, Source},
     config::Config,
     drain::Drain,
-    error::Unreachable,
     http::{Process, Server},
     shutdown::Shutdown,
     stop::{Settings, Stop, run_all},
+    web::{Web, cannot_listen},
 };
 
 mod busdriver;
@@ -43,6 +43,7 @@ mod tail;
 mod top;
 mod topics;
 mod track;
+mod web;
 mod whitelist;
 
 /// All roles, in the order in which the help lists them.
@@ -65,6 +66,7 @@ pub const ROLES: &[Role] = &[
     track::ROLE,
     journeys::ROLE,
     journal::ROLE,
+    web::ROLE,
     config::ROLE,
     completions::ROLE,
 ];
@@ -111,9 +113,10 @@ impl Context {
         Settings { connect_timeout: self.connect_timeout, ..Settings::from(&self.config) }
     }
 
-    /// Builds stops, has them share `drain` and the counters, and runs them until their end.
-    fn run_stops(&self, roles: &[&Role], drain: bool) -> anyhow::Result<()> {
-        let bus = self.bus()?;
+    /// Builds stops, has them share `drain` and the counters, and runs them until their end; with the page about them where
+    /// `web` is.
+    fn run_stops(&self, roles: &[&Role], drain: bool, web: bool) -> anyhow::Result<()> {
+        let bus: Arc<dyn Bus> = self.bus()?.into();
         let together = Drain::default();
         let mut running = Vec::new();
         for role in roles {
@@ -131,6 +134,7 @@ impl Context {
             running.push(self.count(stop));
         }
         let _http = self.serve(&running)?;
+        let _web = web.then(|| Web::start(Arc::clone(&bus), &self.config)).transpose()?;
         run_all(running, &*bus, &self.shutdown)
     }
 
@@ -143,16 +147,8 @@ impl Context {
             stall: http.stall,
             counters: self.counters.as_ref().map(|counters| counters.errors()),
         };
-        match Server::start(listen, process) {
-            Ok(server) => Ok(Some(server)),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let message = format!("http.listen: {listen} is in use; end what listens there, or set another port");
-                Err(Unreachable(message).into())
-            }
-            Err(error) => {
-                Err(self.config.error("http.listen", format_args!("cannot listen on {listen}: {error}")).into())
-            }
-        }
+        let server = Server::start(listen, process);
+        server.map(Some).map_err(|error| cannot_listen(&self.config, "http.listen", listen, &error))
     }
 
     fn count(&self, stop: Stop) -> Stop {
@@ -199,6 +195,6 @@ pub fn stops() -> impl Iterator<Item = &'static Role> {
 pub fn call(role: &'static Role, matches: &ArgMatches, context: &Context) -> anyhow::Result<()> {
     match role.kind {
         Kind::Command { run, .. } => run(matches, context),
-        Kind::Stop(_) => context.run_stops(&[role], matches.get_flag("drain")),
+        Kind::Stop(_) => context.run_stops(&[role], matches.get_flag("drain"), false),
     }
 }

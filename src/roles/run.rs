@@ -13,6 +13,9 @@ struct Arguments {
     /// End when none of the stops has anything left
     #[arg(long)]
     drain: bool,
+    /// Serve the page of `metrobus web` as well
+    #[arg(long)]
+    web: bool,
 }
 
 fn arguments(command: Command) -> Command {
@@ -26,5 +29,5 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let named: Vec<&String> = matches.get_many("role").into_iter().flatten().collect();
     let chosen: Vec<_> =
         stops().filter(|role| named.is_empty() || named.iter().any(|name| *name == role.name)).collect();
-    context.run_stops(&chosen, arguments.drain)
+    context.run_stops(&chosen, arguments.drain, arguments.web)
 }

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use base64::{Engine, prelude::BASE64_STANDARD};
 use clap::{Args, Command, FromArgMatches};
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Context, Kind, Role};
 use crate::{
     backoff::persist,
-    bus::{Record, Topic},
+    bus::{Topic, fields},
     cli::count,
 };
 
@@ -77,32 +76,10 @@ impl Serialize for Object {
     }
 }
 
-/// A record as JSON: key, header values and value as text, each as `…_base64` where it is not UTF-8.
-pub(super) fn fields(topic: &Topic, record: &Record<'_>) -> Vec<(String, Value)> {
-    let headers = record.headers.into_iter().map(|(name, value)| field(name, value)).collect();
-    vec![
-        ("topic".to_owned(), json!(topic.as_str())),
-        ("partition".to_owned(), json!(record.partition)),
-        ("offset".to_owned(), json!(record.offset)),
-        ("timestamp".to_owned(), json!(record.timestamp)),
-        field("key", record.key),
-        ("headers".to_owned(), Value::Object(headers)),
-        field("value", record.value),
-    ]
-}
-
-fn field(name: &str, bytes: Option<&[u8]>) -> (String, Value) {
-    match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
-        None => (name.to_owned(), Value::Null),
-        Some(Ok(text)) => (name.to_owned(), json!(text)),
-        Some(Err(bytes)) => (format!("{name}_base64"), json!(BASE64_STANDARD.encode(bytes))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::Headers;
+    use crate::bus::{Headers, Record};
 
     #[test]
     fn what_is_not_text_is_base64() {
