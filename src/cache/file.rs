@@ -19,83 +19,26 @@ mod pages;
 mod table;
 mod watch;
 
-use std::{path::Path, time::Duration};
-
 use self::table::Table;
-use super::{
-    Cache, Keys, Lookup, Membership, ReadAt, Value, Values,
-    lines::Layout,
-    watch::{INTERVAL, Watched},
-};
+use super::kept;
 
 /// Value by key, from a file with `key,value` a line.
-pub struct Map(Watched<Table>);
+pub type Map = kept::Map<Table>;
 
 /// A list, from a file with a key a line.
-pub struct Set(Watched<Table>);
-
-impl Map {
-    /// Reads `path`, and again whenever it changes. [`Misconfigured`](crate::error::Misconfigured) where it is
-    /// missing, cannot be read, or has a malformed line.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
-        Self::open_looking_each(INTERVAL, path)
-    }
-
-    /// The same with another time between two looks.
-    pub fn open_looking_each(interval: Duration, path: &Path) -> anyhow::Result<Self> {
-        Watched::open(interval, path, Layout::Pair).map(Self)
-    }
-}
-
-impl Set {
-    /// Reads `path`, and again whenever it changes. [`Misconfigured`](crate::error::Misconfigured) where it is
-    /// missing, cannot be read, or has a malformed line.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
-        Self::open_looking_each(INTERVAL, path)
-    }
-
-    /// The same with another time between two looks.
-    pub fn open_looking_each(interval: Duration, path: &Path) -> anyhow::Result<Self> {
-        Watched::open(interval, path, Layout::Single).map(Self)
-    }
-}
-
-impl Cache for Map {
-    fn read_at(&self) -> Option<ReadAt> {
-        Some(self.0.read_at.clone())
-    }
-}
-
-impl Cache for Set {
-    fn read_at(&self) -> Option<ReadAt> {
-        Some(self.0.read_at.clone())
-    }
-}
-
-impl Lookup for Map {
-    fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()> {
-        let table = self.0.current.load();
-        values.clear();
-        table.get_all(keys, |value| values.push(value.map_or(Value::Missing, Value::Found)));
-        Ok(())
-    }
-}
-
-impl Membership for Set {
-    fn contains(&mut self, keys: &Keys, listed: &mut Vec<bool>) -> anyhow::Result<()> {
-        let table = self.0.current.load();
-        listed.clear();
-        table.get_all(keys, |value| listed.push(value.is_some()));
-        Ok(())
-    }
-}
+pub type Set = kept::Set<Table>;
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::Arc, time::Instant};
+    use std::{
+        fs,
+        path::Path,
+        sync::Arc,
+        time::{Duration, Instant},
+    };
 
     use super::*;
-    use crate::cache::real_redis::until;
+    use crate::cache::{Keys, Lookup, Membership, Value, Values, real_redis::until};
 
     const FAST: Duration = Duration::from_millis(1);
 

@@ -19,16 +19,16 @@ mod format;
 mod raw;
 mod sort;
 
-use std::{fs::File, io, path::Path, time::Duration};
+use std::{fs::File, io, path::Path};
 
 use anyhow::anyhow;
 
 pub use self::build::{Built, Step, build};
 use self::format::{FOOTER_BYTES, Footer, Place, Unusable, find};
 use super::{
-    Cache, Keys, Lookup, Membership, ReadAt, Value, Values,
+    Keys, kept,
     lines::Layout,
-    watch::{Content, INTERVAL, Stamp, Trouble, Watched},
+    watch::{Content, Stamp, Trouble},
 };
 use crate::error::Misconfigured;
 
@@ -36,69 +36,13 @@ use crate::error::Misconfigured;
 const TOGETHER: usize = 32;
 
 /// Value by key, from a file that was built from `key,value` lines.
-pub struct Map(Watched<Table>);
+pub type Map = kept::Map<Table>;
 
 /// A list, from a file that was built from a key a line.
-pub struct Set(Watched<Table>);
-
-impl Map {
-    /// Opens `path`, and again whenever it is replaced. [`Misconfigured`] where it is missing, cannot be read, is
-    /// damaged or of another layout.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
-        Self::open_looking_each(INTERVAL, path)
-    }
-
-    /// The same with another time between two looks.
-    pub fn open_looking_each(interval: Duration, path: &Path) -> anyhow::Result<Self> {
-        Watched::open(interval, path, Layout::Pair).map(Self)
-    }
-}
-
-impl Set {
-    /// Opens `path`, and again whenever it is replaced. [`Misconfigured`] where it is missing, cannot be read, is
-    /// damaged or of another layout.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
-        Self::open_looking_each(INTERVAL, path)
-    }
-
-    /// The same with another time between two looks.
-    pub fn open_looking_each(interval: Duration, path: &Path) -> anyhow::Result<Self> {
-        Watched::open(interval, path, Layout::Single).map(Self)
-    }
-}
-
-impl Cache for Map {
-    fn read_at(&self) -> Option<ReadAt> {
-        Some(self.0.read_at.clone())
-    }
-}
-
-impl Cache for Set {
-    fn read_at(&self) -> Option<ReadAt> {
-        Some(self.0.read_at.clone())
-    }
-}
-
-impl Lookup for Map {
-    fn get(&mut self, keys: &Keys, values: &mut Values) -> anyhow::Result<()> {
-        let table = self.0.current.load();
-        let read = table.read()?;
-        values.clear();
-        read.each(keys, |value| values.push(value.map_or(Value::Missing, Value::Found)))
-    }
-}
-
-impl Membership for Set {
-    fn contains(&mut self, keys: &Keys, listed: &mut Vec<bool>) -> anyhow::Result<()> {
-        let table = self.0.current.load();
-        let read = table.read()?;
-        listed.clear();
-        read.each(keys, |value| listed.push(value.is_some()))
-    }
-}
+pub type Set = kept::Set<Table>;
 
 /// One version of the file.
-struct Table {
+pub struct Table {
     database: raw::Database,
     footer: Footer,
     name: String,
@@ -118,7 +62,6 @@ struct Read<'a> {
 }
 
 impl Read<'_> {
-    /// Gives `take` the value of each key in their order, `""` with [`Layout::Single`].
     fn each(&self, keys: &Keys, mut take: impl FnMut(Option<&str>)) -> anyhow::Result<()> {
         let damaged = |_| wrong(&self.table.name, Unusable::Damaged);
         let mut keys = keys.iter();
@@ -184,6 +127,10 @@ impl Content for Table {
         Ok(Some(Self { database, footer, name }))
     }
 
+    fn each(&self, keys: &Keys, take: impl FnMut(Option<&str>)) -> anyhow::Result<()> {
+        self.read()?.each(keys, take)
+    }
+
     fn lines(&self) -> u64 {
         self.footer.lines
     }
@@ -221,13 +168,16 @@ mod tests {
         collections::{BTreeSet, HashMap},
         fs,
         path::PathBuf,
-        time::Instant,
+        time::{Duration, Instant},
     };
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cache::watch::{Outcome, Watch};
+    use crate::cache::{
+        Lookup, Membership, Value, Values,
+        watch::{Outcome, Watch, Watched},
+    };
 
     const FAST: Duration = Duration::from_millis(1);
 

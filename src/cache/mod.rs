@@ -24,6 +24,7 @@
 mod counted;
 mod counters;
 pub mod file;
+mod kept;
 pub mod lines;
 pub mod lmdb;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tracing::{debug, error, info};
 
-use super::lines::Layout;
+use super::{Keys, lines::Layout};
 use crate::error::Misconfigured;
 
 /// Between two looks at the file.
@@ -38,6 +38,9 @@ pub trait Content: Sized + Send + Sync + 'static {
         looks: u32,
         current: Option<&Self>,
     ) -> Result<Option<Self>, Trouble>;
+
+    /// Gives `take` the value of each key in their order, `""` with [`Layout::Single`].
+    fn each(&self, keys: &Keys, take: impl FnMut(Option<&str>)) -> anyhow::Result<()>;
 
     /// How many lines it was made of.
     fn lines(&self) -> u64;

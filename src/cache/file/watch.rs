@@ -9,6 +9,7 @@ use std::{
 use super::{pages, table::Table};
 use crate::{
     cache::{
+        Keys,
         lines::{Layout, unreadable},
         watch::{Content, Stamp, Trouble},
     },
@@ -31,6 +32,11 @@ impl Content for Table {
             return Ok(None);
         }
         Table::parse(text, layout).map(Some).map_err(|malformed| Trouble::Wrong(malformed.of(path)))
+    }
+
+    fn each(&self, keys: &Keys, take: impl FnMut(Option<&str>)) -> anyhow::Result<()> {
+        self.get_all(keys, take);
+        Ok(())
     }
 
     fn lines(&self) -> u64 {
