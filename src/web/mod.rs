@@ -79,7 +79,8 @@ impl Web {
     /// [`Unreachable`] where the address is taken, [`Misconfigured`] where it cannot be listened on, or where `[web]` is wrong.
     pub fn start(bus: Arc<dyn Bus>, config: &Config) -> anyhow::Result<Self> {
         let Some(listen) = config.web.listen else {
-            return Err(config.error("web.listen", "is \"\", must be a port or address:port, as in \"5000\"").into());
+            let message = "web.listen is \"\", must be a port or address:port, as in \"5000\"";
+            return Err(config.error("web.listen", message).into());
         };
         let (shutdown, shared) = (Shutdown::default(), Arc::new(config.clone()));
         let app = App {
