@@ -53,7 +53,8 @@ use letters::Desks;
 use problem::Problem;
 
 /// Of those who look at the page: each has one connection open for as long as they do, so it must not end often.
-const PAGES: Limits = Limits { connections: 512, lifetime: Duration::from_secs(24 * 3600) };
+const PAGES: Limits =
+    Limits { connections: 512, lifetime: Duration::from_secs(24 * 3600), stalled: Duration::from_secs(30) };
 
 /// The server of the page, which ends when this is dropped.
 pub struct Web {
