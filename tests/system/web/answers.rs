@@ -198,7 +198,7 @@ fn what_cannot_be_understood_is_told_in_a_sentence() {
             "the journal notes no field \"n\": journal.fields names those that it does (account_number)",
         ),
         ("/api/journeys?key=1&last=x", 400, "the query: last: invalid digit found in string"),
-        ("/api/journeys?key=1&x=1", 400, "the query: unknown field `x`"),
+        ("/api/journeys?key=1&x=1", 400, "the query: x: unknown field `x`"),
         ("/api/journeys?key=77", 404, "the journal has nothing of the key \"77\""),
         ("/api/journeys?id=Log/0/77", 404, "the journal has nothing of a message \"Log/0/77\""),
         ("/api/dead?since=1", 400, "since: a time with its unit is expected, as in 500ms or 30s"),
