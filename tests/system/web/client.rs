@@ -158,9 +158,7 @@ impl Events {
     pub fn next(&mut self) -> Option<Value> {
         let mut event = String::new();
         while !event.ends_with("\n\n") {
-            if self.0.read_line(&mut event).ok().filter(|read| *read > 0).is_none() {
-                return None;
-            }
+            self.0.read_line(&mut event).ok().filter(|read| *read > 0)?;
         }
         let data = event.strip_prefix("event: map\ndata: ").unwrap_or_else(|| panic!("no event: {event}"));
         Some(serde_json::from_str(data).expect("JSON"))
