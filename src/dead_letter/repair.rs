@@ -108,6 +108,9 @@ pub enum Fate {
     Left(String),
 }
 
+/// Hears of letters and what became of them, lot by lot.
+pub type Told<'a> = dyn FnMut(&[Letter], &[Fate]) -> Result<()> + 'a;
+
 /// There is no letter of that name.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no dead letter {id:?} on topic {topic}; nothing was done")]
@@ -138,12 +141,7 @@ pub fn stop(name: &str, config: &Config) -> Result<Topic, String> {
 
 /// Does as `order` says; less where the end of the process is asked for meanwhile. What is done is counted in `counts`,
 /// where it fails too, and told to `each` lot by lot. Fails with [`Unknown`] before anything is done.
-pub fn carry_out(
-    desk: &mut Desk<'_>,
-    order: &Order,
-    counts: &mut Counts,
-    each: &mut dyn FnMut(&[Letter], &[Fate]) -> Result<()>,
-) -> Result<()> {
+pub fn carry_out(desk: &mut Desk<'_>, order: &Order, counts: &mut Counts, each: &mut Told<'_>) -> Result<()> {
     all_known(&order.selection.ids, desk)?;
     let publisher = match order.dry_run {
         true => None,
@@ -221,7 +219,7 @@ struct Run<'a, 'b> {
     batch: Batch,
     letters: Vec<Letter>,
     counts: &'a mut Counts,
-    told: &'a mut dyn FnMut(&[Letter], &[Fate]) -> Result<()>,
+    told: &'a mut Told<'a>,
 }
 
 impl Run<'_, '_> {

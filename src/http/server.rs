@@ -23,9 +23,6 @@ use super::{Process, router};
 /// How long a client may take for the head of a request, the next one on its connection too.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// How long a client may take none of what it is sent.
-const STALLED: Duration = Duration::from_secs(30);
-
 /// How long no connection is taken after that failed, as it does where the process has too many files open.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -39,10 +36,12 @@ pub(crate) struct Limits {
     pub connections: usize,
     /// How long a connection lasts.
     pub lifetime: Duration,
+    /// How long a client may take none of what it is sent.
+    pub stalled: Duration,
 }
 
 /// Of those who look how a process is.
-const LOOKS: Limits = Limits { connections: 64, lifetime: Duration::from_secs(600) };
+const LOOKS: Limits = Limits { connections: 64, lifetime: Duration::from_secs(600), stalled: Duration::from_secs(30) };
 
 /// A server, which ends when this is dropped, and its connections with it.
 pub struct Server {
@@ -111,7 +110,7 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, limits: Limit
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let mut stream = TimeoutStream::new(stream);
-            stream.set_write_timeout(Some(STALLED));
+            stream.set_write_timeout(Some(limits.stalled));
             let stream = TokioIo::new(Box::pin(stream));
             let mut http = http1::Builder::new();
             let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD);

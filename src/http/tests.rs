@@ -9,6 +9,8 @@ use std::{
     time::Instant,
 };
 
+use axum::body::{Body, Bytes};
+
 use super::*;
 use crate::{
     Handler, Message, Shutdown, Stop, Topic, Verdict,
@@ -127,4 +129,36 @@ fn what_is_not_there_is_404_and_what_is_not_done_is_405() {
     let address = server.address();
     drop(server);
     assert!(TcpStream::connect(address).is_err(), "it answers after its end");
+}
+
+/// Tells by its end that a body is not wanted any more.
+struct Wanted(mpsc::Sender<()>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_let_go_and_makes_room() {
+    let (send, dropped) = mpsc::channel();
+    let endless = move || {
+        let wanted = Wanted(send.clone());
+        let chunk = Bytes::from(vec![b'x'; 1 << 20]);
+        async move {
+            let chunks = futures_util::stream::repeat_with(move || {
+                let _ = &wanted;
+                Ok::<_, std::convert::Infallible>(chunk.clone())
+            });
+            Body::from_stream(chunks)
+        }
+    };
+    let router = Router::new().route("/endless", get(endless)).route("/", get(async || "here"));
+    let limits = Limits { connections: 1, lifetime: LONG, stalled: Duration::from_millis(200) };
+    let server = Server::serve(ANY.parse().unwrap(), "test", router, limits).unwrap();
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    write!(stream, "GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    dropped.recv_timeout(LONG).expect("it is let go");
+    assert_eq!(ask(&server, "GET /"), (200, "here".into()), "there is room for one at a time");
 }

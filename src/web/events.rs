@@ -72,9 +72,8 @@ pub async fn events(State(app): State<Arc<App>>) -> Response {
 
 /// `None` where nothing will come any more.
 async fn next(app: &App, pictures: &mut watch::Receiver<Arc<Picture>>) -> Option<Bytes> {
-    match timeout(BEAT, pictures.changed()).await {
-        Ok(Err(_)) => return None,
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(_)) = timeout(BEAT, pictures.changed()).await {
+        return None;
     }
     let picture = pictures.borrow_and_update().clone();
     app.frames.of(&picture).ok().map(|frame| frame.event)

@@ -55,7 +55,7 @@ impl Guard {
     pub fn new(config: &Config, listen: SocketAddr) -> Result<Self, Misconfigured> {
         let web = &config.web;
         let own = ["localhost".to_owned(), "127.0.0.1".to_owned(), "[::1]".to_owned(), name_of(listen.ip())];
-        let hosts = web.hosts.iter().map(|host| host.to_ascii_lowercase()).chain(own).collect();
+        let hosts = web.hosts.iter().map(|host| without_port(host).to_ascii_lowercase()).chain(own).collect();
         Ok(Self { hosts, any_address: listen.ip().is_unspecified(), token: token(config)?.map(|token| hash(&token)) })
     }
 

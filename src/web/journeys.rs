@@ -201,3 +201,35 @@ fn shown(journey: &Journey, payloads: bool) -> Value {
     }
     shown
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::{Outbox, memory::MemoryBus};
+
+    #[test]
+    fn who_asks_before_the_index_is_made_is_told_how_far_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join("index.db").into_os_string();
+        let config = Config::load(None, [("METROBUS__JOURNAL__INDEX", index)]).unwrap();
+        let bus = MemoryBus::default();
+        bus.create_topics(std::slice::from_ref(&config.journal.topic)).unwrap();
+        let mut outbox = Outbox::default();
+        for _ in 0..2500 {
+            outbox.publish(&config.journal.topic, 5, None, Some(b"no entry"));
+        }
+        bus.publisher().unwrap().publish(&outbox).unwrap();
+        let (shutdown, mut follower) = (Shutdown::default(), None);
+        let mut ask = |asked: Instant| {
+            let (answer, _) = oneshot::channel();
+            let request = Request { wanted: Wanted::Key("7".into()), last: 10, asked, answer };
+            super::answer(&mut follower, &bus, &config, &shutdown, &request).unwrap()
+        };
+        let long_ago = Instant::now().checked_sub(2 * PATIENCE).unwrap();
+        assert!(matches!(ask(long_ago), Answer::NotYet { read: 0, of: 2500 }));
+        assert!(matches!(ask(Instant::now()), Answer::Found(found) if found.journeys.is_empty()));
+        // What has come since is not there yet
+        assert!(matches!(ask(long_ago), Answer::NotYet { of: 2500, .. }));
+        assert!(matches!(ask(Instant::now()), Answer::Found(_)));
+    }
+}

@@ -139,7 +139,8 @@ pub async fn show(
     State(app): State<Arc<App>>,
     place: Result<Path<(i32, i64)>, PathRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let Path((partition, offset)) = place?;
+    let no_place = |_| Problem::bad_request("PARTITION/OFFSET is expected, as in /api/dead/0/12");
+    let Path((partition, offset)) = place.map_err(no_place)?;
     let place = Place { partition, offset };
     let found = app.desks.at(move |desk, config| {
         let marks = desk.marks()?;

@@ -53,7 +53,8 @@ use letters::Desks;
 use problem::Problem;
 
 /// Of those who look at the page: each has one connection open for as long as they do, so it must not end often.
-const PAGES: Limits = Limits { connections: 512, lifetime: Duration::from_secs(24 * 3600) };
+const PAGES: Limits =
+    Limits { connections: 512, lifetime: Duration::from_secs(24 * 3600), stalled: Duration::from_secs(30) };
 
 /// The server of the page, which ends when this is dropped.
 pub struct Web {
@@ -79,7 +80,8 @@ impl Web {
     /// [`Unreachable`] where the address is taken, [`Misconfigured`] where it cannot be listened on, or where `[web]` is wrong.
     pub fn start(bus: Arc<dyn Bus>, config: &Config) -> anyhow::Result<Self> {
         let Some(listen) = config.web.listen else {
-            return Err(config.error("web.listen", "is \"\", must be a port or address:port, as in \"5000\"").into());
+            let message = "web.listen is \"\", must be a port or address:port, as in \"5000\"";
+            return Err(config.error("web.listen", message).into());
         };
         let (shutdown, shared) = (Shutdown::default(), Arc::new(config.clone()));
         let app = App {

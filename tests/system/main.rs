@@ -20,3 +20,4 @@ mod rules;
 mod secure;
 mod support;
 mod vectors;
+mod web;

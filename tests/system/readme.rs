@@ -14,7 +14,7 @@ use crate::{
     commands::Report,
     fleet::DEADLINE,
     library::shout,
-    support::{Kafka, Metrobus, Redis, Scratch, try_until},
+    support::{Kafka, Metrobus, Redis, Scratch, Signal, try_until},
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -216,6 +216,7 @@ fn every_section_with_commands_is_run() {
         with,
         BTreeSet::from([
             "",
+            "See it",
             "First steps",
             "Rules",
             "Where did it go?",
@@ -247,6 +248,18 @@ fn the_demo_prints_what_the_page_shows() {
     assert_eq!((shown.columns, shown.rows), (real.columns, real.rows));
     let shape = |line: &str| line.split(|c: char| c.is_ascii_digit() || ",.".contains(c)).collect::<String>();
     assert_eq!(shape(&shown.last), shape(&real.last));
+}
+
+#[test]
+fn the_demo_with_a_page_goes_on_until_it_is_told_to_end() {
+    for command in commands("See it") {
+        let arguments = command.strip_prefix("metrobus ").expect("metrobus").split(' ');
+        let mut demo = Metrobus::new().args(arguments).env("METROBUS__WEB__LISTEN", "0").spawn();
+        demo.wait_for_stderr("look at http://127.0.0.1:", DEADLINE);
+        demo.signal(Signal::INT);
+        let report = Report::read(&demo.wait(DEADLINE).assert_code(0).stdout_text());
+        assert_eq!(report.rows.len(), 4, "a line for each stop");
+    }
 }
 
 #[test]
@@ -311,7 +324,8 @@ fn every_name_on_the_page_exists() {
             _ if first.starts_with("METROBUS__") => true, // see below
             "metrobus" | "make" | "docker" | "cargo" => true,
             _ if first.starts_with('/') => {
-                include_str!("../../src/http/mod.rs").contains(&format!("route(\"{first}\""))
+                let routes = [include_str!("../../src/http/mod.rs"), include_str!("../../src/web/mod.rs")].concat();
+                routes.contains(&format!("route(\"{first}\""))
             }
             _ if first.starts_with('-') => words.contains(first) || first == "-vv",
             _ if ROLES.iter().any(|role| role.name == first) && !span.contains('=') => {

@@ -17,13 +17,13 @@ use crate::{
 /// A value that the contactpoint takes and that is too long for its output.
 const TIGHT: &str = "LIMITS__MESSAGE_BYTES";
 
-fn push(fleet: &Fleet, lines: &str) {
+pub fn push(fleet: &Fleet, lines: &str) {
     fleet.metrobus(&["pusher", "--from", "-", "--rate", "0"]).stdin(lines).run().assert_code(0);
 }
 
 /// A fleet in which the contactpoint has rejected `count` messages of the accounts from 1 on, all of which have an email
 /// that is listed.
-fn rejected(engine: Engine, count: usize) -> Option<Fleet> {
+pub fn rejected(engine: Engine, count: usize) -> Option<Fleet> {
     Some(rejecting(Fleet::shared(engine)?, count))
 }
 
