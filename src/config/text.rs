@@ -81,6 +81,7 @@ pub(super) fn shown(name: &str, value: &Value) -> String {
 pub(super) fn masked(name: &str, value: Value) -> Value {
     let name = name.to_lowercase();
     match value {
+        Value::String(text) if name == "output" && text.contains("://") => mask_url(&text).into(),
         Value::String(text) if name == "url" || name.ends_with(".url") || name.ends_with("_url") => {
             mask_url(&text).into()
         }
