@@ -18,5 +18,6 @@ mod repair;
 mod routes;
 mod rules;
 mod secure;
+mod sinks;
 mod support;
 mod vectors;
