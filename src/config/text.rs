@@ -171,6 +171,8 @@ mod tests {
         }
         assert_eq!(shown("password", &Value::from(5)), "\"***\"");
         assert_eq!(shown("password", &Value::from("")), "\"\"");
+        assert_eq!(shown("output", &Value::from("http://me:s3cret@x")), "\"http://me:***@x\"");
+        assert_eq!(shown("output", &Value::from("a:b@c?d=e")), "\"a:b@c?d=e\"", "the name of a file");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     faults::random,
     fleet::{DEADLINE, Engine, Fleet},
-    support::{Answer, Gate, OpenSearch, Process, Signal, free_port, say, unique, wait_until},
+    support::{Answer, Gate, OpenSearch, Process, Request, Signal, client, free_port, say, unique, wait_until},
 };
 
 /// A fleet whose route is logstop alone.
@@ -71,29 +71,33 @@ fn each_is_there_once(engine: Engine) {
     fleet.set("BATCH", "200");
     let what = format!("killed, {engine:?}");
     let mut random = random(&what);
-    send(&fleet, numbers(COUNT));
-    let start = || fleet.start("logstop", "a");
-    let mut logstop = start();
-    let mut kill = |logstop: &mut Process, from: u64| {
-        wait_until("more documents", DEADLINE, || (node.count(&prefix) > from).then_some(()));
+    fleet.scratch.write("records.ndjson", numbers(COUNT));
+    let mut busdriver = fleet.start("busdriver", "a");
+    let mut logstop = fleet.start("logstop", "a");
+    // The faults strike while messages flow
+    let mut pusher = fleet.metrobus(&["pusher", "--from", "records.ndjson", "--rate", "2000"]).spawn();
+    let mut kill = |logstop: &mut Process| {
         // The moment is the fault's, not the test's: any will do
-        std::thread::sleep(Duration::from_millis(random.random_range(0..80)));
+        std::thread::sleep(Duration::from_millis(random.random_range(20..900)));
         logstop.kill9();
-        *logstop = start();
-        node.count(&prefix)
+        *logstop = fleet.start("logstop", "a");
     };
-    let mut seen = 0;
-    for _ in 0..4 {
-        seen = kill(&mut logstop, seen);
-    }
-    wait_until("more documents", DEADLINE, || (node.count(&prefix) > seen).then_some(()));
+    (0..6).for_each(|_| kill(&mut logstop));
+    wait_until("documents", DEADLINE, || (node.count(&prefix) > 0).then_some(()));
+    assert!(pusher.is_running(), "{what}: the messages have all been sent");
     node.kill();
     logstop.wait_for_stderr("waits for what stop logstop needs: reach http://127.0.0.1:", DEADLINE);
     node.restart();
     logstop.wait_for_stderr("what stop logstop needs is back after", DEADLINE);
-    logstop.signal(Signal::TERM);
+    kill(&mut logstop);
+    pusher.wait(DEADLINE).assert_code(0);
+    for process in [&mut busdriver, &mut logstop] {
+        process.signal(Signal::TERM);
+    }
+    busdriver.wait(DEADLINE).assert_code(0);
     logstop.wait(DEADLINE).assert_code(0);
-    fleet.metrobus(&["logstop", "--drain"]).env("METROBUS__KAFKA__INSTANCE", "a").run().assert_code(0);
+    let rest = fleet.metrobus(&["run", "busdriver", "logstop", "--drain"]).env("METROBUS__KAFKA__INSTANCE", "a");
+    rest.run().assert_code(0);
     assert_each_once(&fleet, &node, &prefix, COUNT, &what);
 }
 
@@ -205,7 +209,7 @@ fn a_busy_server_is_left_alone_as_long_as_it_asks() {
     send(&fleet, numbers(COUNT));
     let mut logstop = fleet.start("logstop", "a");
     logstop.wait_for_stderr("answers 429 Too Many Requests", DEADLINE);
-    let ready = crate::support::client().get(format!("http://127.0.0.1:{listen}/readyz")).send().unwrap();
+    let ready = client().get(format!("http://127.0.0.1:{listen}/readyz")).send().unwrap();
     let (status, text) = (ready.status().as_u16(), ready.text().unwrap());
     assert!(status == 503 && text.starts_with("logstop: waits for sink: http://127.0.0.1:"), "{status} {text}");
     wait_until("all documents", DEADLINE, || (node.count(&prefix) == COUNT as u64).then_some(()));
@@ -221,8 +225,7 @@ fn a_busy_server_is_left_alone_as_long_as_it_asks() {
 fn a_server_that_takes_less_gets_less_at_once() {
     const COUNT: usize = 100;
     let Some(node) = OpenSearch::shared() else { return };
-    let limit =
-        |sent: &crate::support::Request| if sent.body.len() > 3000 { Answer::Status(413, "") } else { Answer::Passed };
+    let limit = |sent: &Request| if sent.body.len() > 3000 { Answer::Status(413, "") } else { Answer::Passed };
     let gate = Gate::start(node.url(), limit);
     let (fleet, prefix) = fleet_to(&gate.url());
     let long = format!("{{\"x\":{COUNT},\"pad\":\"{}\"}}\n", "x".repeat(4000));

@@ -7,7 +7,7 @@
 //!
 //! - the id is the message's own. Where it has none, or one that cannot be an id there, it is the place of its record:
 //!   `Log:0:4711:1795284000000`, topic, partition, offset and timestamp. Such a message may be there twice where the
-//!   stop before this one sent it twice.
+//!   stop before this one sent it twice. Who may write to the topic may write any id, and so overwrite what is there.
 //! - the index is of the day on which the message's id was given, which the id says where it is a UUID of version 7, as
 //!   the busdriver's are. Where it says none, it is the day of the record's timestamp. Senders can write what they like
 //!   there, and every day is an index: so what is longer ago than a week, or ahead by more than a day, is of today.

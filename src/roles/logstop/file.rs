@@ -12,10 +12,13 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tracing::warn;
 
 use super::rotation::{self, Rotation};
+
+/// How often a file is opened before a write is given up: others may put it aside in between.
+const TURNS: usize = 100;
 
 pub(super) struct LogFile {
     path: PathBuf,
@@ -58,7 +61,7 @@ impl LogFile {
 
     /// Appends as many of the lines as go to one file; gives how many bytes that were.
     fn append(&mut self, lines: &[u8], now: SystemTime) -> anyhow::Result<usize> {
-        loop {
+        for _ in 0..TURNS {
             let file = match self.file.take() {
                 Some(file) => file,
                 None => open(&self.path).with_context(|| format!("open {}", self.path.display()))?,
@@ -83,6 +86,7 @@ impl LogFile {
             self.file = Some(file);
             return appended.context("write to the output file").map(|()| fitting);
         }
+        bail!("{} is another file each time that it is opened", self.path.display())
     }
 
     /// Whether the open file still is the one of its name.

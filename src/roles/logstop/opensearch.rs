@@ -180,8 +180,9 @@ impl OpenSearch {
         let read = answer.take(limit).read_to_end(&mut body);
         read.with_context(|| format!("read the answer of {}", self.url))?;
         let body = String::from_utf8_lossy(&body);
+        // What serde says of it would quote it
         let Answer { errors, items } = serde_json::from_str(&body)
-            .with_context(|| format!("{} answers with something else than OpenSearch would", self.url))?;
+            .map_err(|_| anyhow!("{} answers with something else than OpenSearch would", self.url))?;
         if !errors {
             verdicts.extend(range.clone().map(|_| Verdict::Finish));
             return Ok(());
