@@ -92,6 +92,7 @@ fn each_is_there_once(engine: Engine) {
     kill(&mut logstop);
     pusher.wait(DEADLINE).assert_code(0);
     for process in [&mut busdriver, &mut logstop] {
+        process.wait_for_stderr("ready", DEADLINE);
         process.signal(Signal::TERM);
     }
     busdriver.wait(DEADLINE).assert_code(0);
@@ -258,10 +259,15 @@ fn who_does_not_get_in_is_told_and_nothing_is_lost() {
     let config = fleet.metrobus(&["config"]).run().assert_code(0).stdout_text();
     assert!(config.contains("password = \"***\"") && !config.contains("s3cret"), "{config}");
     fleet.set("LOGSTOP__OPENSEARCH__PASSWORD", "");
-    fleet.scratch.write("password", format!("{PASSWORD}\n"));
+    fleet.scratch.write("password", "s3cret-of-yesterday");
     fleet.set("LOGSTOP__OPENSEARCH__PASSWORD_FILE", "password");
-    let output = call(&fleet).assert_code(0);
-    assert!(!output.stderr.contains(PASSWORD), "{}", output.stderr);
+    let mut logstop = fleet.start("logstop", "a");
+    logstop.wait_for_stderr(wrong, DEADLINE);
+    fleet.scratch.write("password", format!("{PASSWORD}\n"));
+    wait_until("documents", DEADLINE, || (node.count(&prefix) == 10).then_some(()));
+    logstop.signal(Signal::TERM);
+    let output = logstop.wait(DEADLINE).assert_code(0);
+    assert!(!output.stderr.contains("s3cret"), "{}", output.stderr);
     assert_each_once(&fleet, &node, &prefix, 10, "with a password");
 }
 

@@ -220,6 +220,10 @@ impl OpenSearch {
         let url = &self.url;
         match status {
             StatusCode::UNAUTHORIZED => {
+                // Where the password has changed, the next attempt has the new one
+                if let Some(Err(error)) = self.login.as_mut().map(Login::refresh) {
+                    return error;
+                }
                 anyhow!("{url} refuses the login ({status}), see logstop.opensearch.user and its password")
             }
             StatusCode::FORBIDDEN => anyhow!("{url} does not let the user write to {}-* ({status})", self.index),
