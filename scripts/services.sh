@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Finds or installs the services that the tests start: a Redis server, a Java and the jars of a Kafka broker.
+# Finds or installs the services that the tests start: a Redis server, a Java, the jars of a Kafka broker and those of
+# OpenSearch.
 # Writes what it found to target/services/found, for scripts/with-services.sh. Run again, it does only what is missing.
 # What cannot be had is named in one line; with CI=true that is a failure.
 set -euo pipefail
@@ -100,17 +101,25 @@ get_java() {
     return 1
 }
 
-# The jars are complete for this pom exactly if the folder carries its checksum.
-libs=$dir/kafka/libs
-pom=$root/scripts/kafka/pom.xml
-stamp=$(cksum <"$pom")
+# jars NAME IMAGE PATH: the jars that scripts/NAME/pom.xml names in target/services/NAME/libs, by Maven, else out of the
+# folder PATH of a container image, where IMAGE is none of "-". They are complete exactly if their folder carries the
+# checksum of the pom.
+jars() {
+    local name=$1 image=$2 path=$3 pom libs stamp
+    pom=$root/scripts/$name/pom.xml
+    libs=$dir/$name/libs
+    stamp=$(cksum <"$pom")
+    [ "$(cat "$libs/.complete" 2>/dev/null)" = "$stamp" ] && return 0
+    mkdir -p "$dir/$name"
+    jars_by_maven "$name" "$pom" "$libs" || { [ "$image" != - ] && from_image "$image" "$path" "$libs"; } || return 1
+    echo "$stamp" >"$libs/.complete"
+}
 
 jars_by_maven() {
     have mvn || apt_install maven || return 1
-    local part
-    mkdir -p "$dir/kafka"
-    part=$(mktemp -d "$dir/kafka/part.XXXXXX")
-    say "copying the jars of Kafka with Maven"
+    local name=$1 pom=$2 libs=$3 part
+    part=$(mktemp -d "$dir/$name/part.XXXXXX")
+    say "copying the jars of $name with Maven"
     if ! JAVA_HOME=${java%/bin/java} mvn -q -B --strict-checksums -f "$pom" dependency:copy-dependencies \
         -DincludeScope=runtime -DoutputDirectory="$part" >"$dir/mvn.log" 2>&1 </dev/null; then
         say "mvn failed: $(grep -m 1 '^\[ERROR\]' "$dir/mvn.log" || tail -n 1 "$dir/mvn.log")"
@@ -121,11 +130,13 @@ jars_by_maven() {
     mv "$part" "$libs"
 }
 
-get_jars() {
-    [ "$(cat "$libs/.complete" 2>/dev/null)" = "$stamp" ] && return 0
-    mkdir -p "$dir/kafka"
-    jars_by_maven || from_image "$kafka_image" /opt/kafka/libs "$libs" || return 1
-    echo "$stamp" >"$libs/.complete"
+get_opensearch() {
+    opensearch_libs=
+    if [ -n "$java" ] && jars opensearch - -; then
+        opensearch_libs=$dir/opensearch/libs
+        return 0
+    fi
+    skip OpenSearch "Java 17 or newer and Maven for the jars of OpenSearch; get them with: apt-get install openjdk-17-jre-headless maven (or dnf install java-21-openjdk-headless maven, brew install openjdk maven)"
 }
 
 skipped=
@@ -142,18 +153,20 @@ kafka_libs=
 if ! java=$(get_java); then
     java=
     skip Kafka "Java 17 or newer for Kafka; get it with: apt-get install openjdk-17-jre-headless (or dnf install java-21-openjdk-headless, brew install openjdk)"
-elif get_jars; then
-    kafka_libs=$libs
+elif jars kafka "$kafka_image" /opt/kafka/libs; then
+    kafka_libs=$dir/kafka/libs
 elif have mvn; then
     skip Kafka "the jars of Kafka, Maven could not fetch them (target/services/mvn.log) and no container engine runs"
 else
     skip Kafka "Maven for the jars of Kafka; get it with: apt-get install maven (or dnf install maven, brew install maven)"
 fi
+get_opensearch
 
 {
     printf 'REDIS_SERVER=%q\n' "$redis_server"
     printf 'JAVA=%q\n' "$java"
     printf 'KAFKA_LIBS=%q\n' "$kafka_libs"
+    printf 'OPENSEARCH_LIBS=%q\n' "$opensearch_libs"
     printf 'SKIPPED=%q\n' "$skipped"
 } >"$dir/found.$$"
 mv "$dir/found.$$" "$dir/found"

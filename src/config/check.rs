@@ -17,6 +17,10 @@ const INTEGERS: &[(&str, i64, i64)] = &[
     ("batch", 1, 100_000),
     ("sqlite.retention_bytes", 0, i64::MAX),
     ("journal.retention_bytes", 0, i64::MAX),
+    ("logstop.rotate.bytes", 0, i64::MAX),
+    ("logstop.rotate.keep", 0, 1_000_000),
+    // A server takes no longer request, unless it is told to
+    ("logstop.opensearch.bulk_bytes", 1_000, 100_000_000),
     ("kafka.partitions", 1, 100_000),
     ("kafka.replication", 1, 1_000),
     // Kafka's clients take no larger message.

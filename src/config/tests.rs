@@ -71,7 +71,9 @@ fn the_sections_of_the_example_have_their_defaults() {
     assert_eq!(section("contactpoint"), format!("{keys}{retry}"));
     let keys = "cache = \"file\"\nfile = \"data/whitelist.dat\"\nlmdb = \"data/whitelist.lmdb\"\nset = \"whitelist\"\ntopic = \"WhiteList\"\nunlisted = []\n";
     assert_eq!(section("whitelist"), format!("{keys}{retry}"));
-    assert_eq!(section("logstop"), format!("output = \"-\"\ntopic = \"Log\"\n{retry}"));
+    let search = "\n[opensearch]\nbulk_bytes = 5000000\nca = \"\"\nindex = \"metro-bus\"\npassword = \"\"\npassword_file = \"\"\ntimeout = \"30s\"\nuser = \"\"\n";
+    let rotate = "\n[rotate]\nbytes = 0\ndaily = false\nkeep = 0\n";
+    assert_eq!(section("logstop"), format!("output = \"-\"\ntopic = \"Log\"\n{search}{retry}{rotate}"));
 }
 
 #[test]

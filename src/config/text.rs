@@ -81,6 +81,7 @@ pub(super) fn shown(name: &str, value: &Value) -> String {
 pub(super) fn masked(name: &str, value: Value) -> Value {
     let name = name.to_lowercase();
     match value {
+        Value::String(text) if name == "output" && text.contains("://") => mask_url(&text).into(),
         Value::String(text) if name == "url" || name.ends_with(".url") || name.ends_with("_url") => {
             mask_url(&text).into()
         }
@@ -171,6 +172,8 @@ mod tests {
         }
         assert_eq!(shown("password", &Value::from(5)), "\"***\"");
         assert_eq!(shown("password", &Value::from("")), "\"\"");
+        assert_eq!(shown("output", &Value::from("http://me:s3cret@x")), "\"http://me:***@x\"");
+        assert_eq!(shown("output", &Value::from("a:b@c?d=e")), "\"a:b@c?d=e\"", "the name of a file");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use anyhow::{Result, anyhow};
 use clap::{Args, Command, FromArgMatches};
 
-use super::{CacheKind, Context, Kind, Role, contactpoint, otherwise::Otherwise, whitelist};
+use super::{CacheKind, Context, Kind, Role, contactpoint, logstop, otherwise::Otherwise, whitelist};
 use crate::{
     backoff::persist,
     bus::{BusError, Topic},
@@ -23,7 +23,7 @@ pub const ROLE: Role = Role {
 
 #[derive(Debug, Args)]
 struct Arguments {
-    /// Also reach for the bus, and for Redis where it is used; for 5s, or what --connect-timeout says
+    /// Also reach for the bus, and for Redis and OpenSearch where they are used; for 5s, or what --connect-timeout says
     #[arg(long)]
     connect: bool,
 }
@@ -39,6 +39,7 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let found_in_rules = found.len();
     found.extend(twice_read(config));
     found.extend(other_ways(config));
+    found.extend(logstop::check(config).err());
     let caches = caches(context, rules.as_ref());
     found.extend(caches.iter().filter_map(|cache| cache.read().err()));
     if arguments.connect {
@@ -183,6 +184,10 @@ fn services(context: &Context, caches: &[Cache<'_>]) -> Vec<Misconfigured> {
         if let Err(error) = persist("Redis", Some(patience), &context.shutdown, reach) {
             found.push(Misconfigured(format!("{error:#}")));
         }
+    }
+    let reach = || logstop::connect(&context.config, patience).map_err(BusError::Unavailable);
+    if let Err(error) = persist("the sink of logstop", Some(patience), &context.shutdown, reach) {
+        found.push(Misconfigured(format!("{error:#}")));
     }
     let redis = &context.config.redis;
     if context.config.counters()

@@ -18,6 +18,7 @@ mod repair;
 mod routes;
 mod rules;
 mod secure;
+mod sinks;
 mod support;
 mod vectors;
 mod web;

@@ -315,6 +315,9 @@ fn every_name_on_the_page_exists() {
         "read_committed",
         "RUST_LOG",
         "METROBUS_CONFIG",
+        "metro-bus-2026-11-21",
+        "metrobus_inserted_timestamp",
+        "log.ndjson.2026-11-21.000001",
     ];
     let of_the_library = ["Handler", "message.revise(Revision::Insert(stops))", "Replace", "End"];
     for span in spans() {

@@ -4,12 +4,16 @@
 //! - [`Redis`] and [`Kafka`] are either shared by all tests (`shared`) or private to one (`start`), which may then be
 //!   stopped, killed and restarted. Where a service cannot be had they are `None`, after saying so; with CI=true the
 //!   test fails instead. scripts/with-services.sh starts the shared ones and names everything in METROBUS_TEST_*.
+//! - [`OpenSearch`] likewise, but it is heavy: the shared one runs only while a test needs it. A [`Gate`] stands in front of
+//!   it and answers in its place where a test says so.
 //! - Names from [`unique`] keep tests on a shared broker apart; [`Redis::shared`] gives each test an empty database.
 #![allow(dead_code, unused_imports)] // each test uses a part
 
 mod binary;
+mod gate;
 mod kafka;
 mod kafka_client;
+mod opensearch;
 mod redis;
 mod server;
 mod tests;
@@ -23,8 +27,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use binary::{Metrobus, Output, Process};
+pub use gate::{Answer, Gate, Request};
 pub use kafka::{Kafka, Secure};
 pub use kafka_client::{NewRecord, Record, produce_with, read_all_with};
+pub use opensearch::{OpenSearch, client};
 pub use redis::Redis;
 pub use rustix::process::Signal;
 
