@@ -4,10 +4,12 @@
 //! - [`Redis`] and [`Kafka`] are either shared by all tests (`shared`) or private to one (`start`), which may then be
 //!   stopped, killed and restarted. Where a service cannot be had they are `None`, after saying so; with CI=true the
 //!   test fails instead. scripts/with-services.sh starts the shared ones and names everything in METROBUS_TEST_*.
+//! - [`Browser`] is a real one, without a window, that a test drives as a user would.
 //! - Names from [`unique`] keep tests on a shared broker apart; [`Redis::shared`] gives each test an empty database.
 #![allow(dead_code, unused_imports)] // each test uses a part
 
 mod binary;
+mod browser;
 mod kafka;
 mod kafka_client;
 mod redis;
@@ -23,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use binary::{Metrobus, Output, Process};
+pub use browser::{Browser, Screen};
 pub use kafka::{Kafka, Secure};
 pub use kafka_client::{NewRecord, Record, produce_with, read_all_with};
 pub use redis::Redis;
