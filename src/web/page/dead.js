@@ -283,7 +283,7 @@ export function createDead() {
       el('td', {}, letter.stop ? el('a', { href: stopLink(letter.stop) }, letter.stop) : '–'),
       el('td', {}, letter.rule ?? '–'),
       el('td', { class: 'number' }, count(letter.attempts ?? 1)),
-      el('td', { class: 'mono' }, letter.record ?? '–'),
+      el('td', {}, letter.record ? el('a', { class: 'mono', href: link('journeys', { id: letter.record }) }, letter.record) : '–'),
       el('td', {}, letter.id ? el('a', { class: 'mono', href: link('journeys', { id: letter.id }), title: letter.id }, `…${letter.id.slice(-12)}`) : '–'));
   }
 
@@ -294,13 +294,20 @@ export function createDead() {
       const found = await ask(`api/dead?${new URLSearchParams({ ...filters, last })}`);
       if (mine !== turn) return;
       show(found);
-      timer = setTimeout(load, REFRESH);
+      timer = setTimeout(renew, REFRESH);
     } catch (problem) {
       if (mine !== turn) return;
       drawn = '';
       result.replaceChildren(el('p', { class: 'note bad' }, problem instanceof Problem ? problem.message : String(problem)));
       timer = setTimeout(load, (problem.retryAfter ?? 3) * 1000);
     }
+  }
+
+  /** Rows do not move while somebody picks some of them. */
+  function renew() {
+    clearTimeout(timer);
+    if (chosen.size === 0) load();
+    else timer = setTimeout(renew, REFRESH);
   }
 
   function reload() {
@@ -365,7 +372,7 @@ export function createDead() {
       const now = `${dead}|${done}`;
       if (seen !== '' && now !== seen && element.isConnected) {
         clearTimeout(timer);
-        timer = setTimeout(load, 500);
+        timer = setTimeout(renew, 500);
       }
       seen = now;
     },
