@@ -70,8 +70,9 @@ function draw(picture) {
 
 function banners(picture) {
   const found = [];
-  if (!picture.bus.ok) found.push(['bad', 'The bus is away', `${picture.bus.error ?? 'it cannot be reached'}. This page goes on by itself once it is back.`]);
-  else if (!picture.journal.ok && picture.journal.level !== 'off') found.push(['bad', 'The journal cannot be read', picture.journal.error ?? '']);
+  // Neither well nor with an error is one that has not been looked at yet
+  if (picture.bus.error) found.push(['bad', 'The bus is away', `${picture.bus.error}. This page goes on by itself once it is back.`]);
+  else if (picture.journal.error) found.push(['bad', 'The journal cannot be read', `${picture.journal.error}.`]);
   if (picture.journal.level === 'off' && current?.title !== 'Dead letters') found.push(['warn', 'The journal is off', 'Set journal.level = "all" and restart the stops: the map and journeys are made of it.']);
   if (picture.journal.level === 'ends') found.push(['warn', 'The journal has only the ends of journeys', 'Set journal.level = "all" to see how messages travel.']);
   const place = document.getElementById('banners');

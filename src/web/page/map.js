@@ -64,7 +64,7 @@ export function createMap(choose, letters) {
   const tools = el('div', { class: 'tools' },
     tool('Zoom in', '+', () => zoom(1.25)), tool('Zoom out', '−', () => zoom(0.8)), tool('Fit the whole map', '⤢', () => { touched = false; fit(); }));
   const stage = el('div', { class: 'stage' }, lines, canvas, picture);
-  const element = el('section', { class: 'map', 'aria-label': 'Map' }, stage, tools);
+  const element = el('section', { class: 'map', 'aria-label': 'Map' }, stage);
 
   function show() {
     for (const layer of [under, over]) setAttributes(layer, { transform: `translate(${view.x.toFixed(2)} ${view.y.toFixed(2)}) scale(${view.scale.toFixed(4)})` });
@@ -337,7 +337,7 @@ export function createMap(choose, letters) {
   /** The stops in the order of travel. */
   const stops = () => [...nodes.values()].filter((node) => node.kind === 'stop').sort((a, b) => (narrow.matches ? a.y - b.y : a.x - b.x || a.y - b.y)).map((node) => node.name);
 
-  return { element, update, fit: () => { if (!touched) fit(); }, stops, history, isEmpty: (now) => graph(now).nodes.size === 0, focus: (name) => nodes.get(`stop:${name}`)?.group.focus() };
+  return { element, tools, update, fit: () => { if (!touched) fit(); }, stops, history, isEmpty: (now) => graph(now).nodes.size === 0, focus: (name) => nodes.get(`stop:${name}`)?.group.focus() };
 }
 
 /** A small line of the last values, from the right. */

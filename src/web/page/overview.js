@@ -154,9 +154,10 @@ export function createOverview() {
   const map = createMap((name) => { location.hash = stopLink(name); }, () => { location.hash = link('dead'); });
   const parts = [tiles(), map, stopTable(map), reasonList()];
   const since = el('p', { class: 'since' });
-  const content = el('div', { class: 'overview' }, parts[0].element, map.element, since, el('div', { class: 'columns' }, parts[2].element, parts[3].element));
+  const content = el('div', { class: 'overview' }, parts[0].element, map.element, el('div', { class: 'below' }, since, map.tools), el('div', { class: 'columns' }, parts[2].element, parts[3].element));
   const loading = el('p', { class: 'muted loading' }, 'Reading the journal …');
   const element = el('div', {}, el('h1', { class: 'unseen' }, 'Map'), loading);
+  loading.kind = 'loading';
   let shown = loading;
   let panel = null;
 
@@ -191,6 +192,8 @@ export function createOverview() {
     update(picture) {
       if (map.isEmpty(picture)) {
         const off = picture.journal.level === 'off';
+        const unknown = !off && !picture.journal.ok && !picture.bus.error && !picture.journal.error;
+        if (unknown) return swap('loading', () => loading);
         return swap(off ? 'off' : 'none', off ? journalOff : noMessages);
       }
       const first = shown !== content;
