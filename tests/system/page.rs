@@ -326,7 +326,7 @@ fn a_token_in_the_address_does_not_stay_there() {
     let Some(browser) = Browser::start(Screen::DESK) else { return };
     let mut fleet = sqlite();
     fleet.set("WEB__TOKEN", TOKEN);
-    push(&fleet, "not json\n");
+    push(&fleet, "{\"header\":{},\"payload\":\"text\"}\n");
     fleet.drain("a");
     let web = web(&fleet, &[]);
     browser.open(&format!("{}/#token={}", web.url, percent(TOKEN)));
@@ -426,8 +426,7 @@ fn hostile_text_stays_text() {
 
     // By the address, and by hand
     let query = format!("#/journeys?key={}", percent(HOSTILE));
-    browser.open("about:blank");
-    browser.open(&format!("{}/{query}", web.url));
+    browser.open(&format!("{}/?again{query}", web.url));
     shows("both journeys", ".journey .state", HOSTILE);
     assert_eq!(browser.evaluate("document.querySelectorAll('.journey').length"), 2);
     shows("key and fields", ".hops td", HOSTILE);
@@ -466,7 +465,7 @@ fn percent(text: &str) -> String {
 fn a_keyboard_is_enough() {
     let Some(browser) = Browser::start(Screen::DESK) else { return };
     let fleet = sqlite();
-    push(&fleet, "{\"account_number\":1}\n{\"account_number\":2}\nnot json\n");
+    push(&fleet, "{\"account_number\":1}\n{\"account_number\":2}\n{\"header\":{},\"payload\":\"text\"}\n");
     fleet.drain("a");
     let web = web(&fleet, &[]);
     browser.open(&web.url);

@@ -71,7 +71,8 @@ function draw(picture) {
 function banners(picture) {
   const found = [];
   // Neither well nor with an error is one that has not been looked at yet
-  if (picture.bus.error) found.push(['bad', 'The bus is away', `${picture.bus.error}. This page goes on by itself once it is back.`]);
+  const away = picture.bus.error ?? (picture.bus.ok ? null : picture.journal.error);
+  if (away) found.push(['bad', 'The bus is away', `${away}. This page goes on by itself once it is back.`]);
   else if (picture.journal.error) found.push(['bad', 'The journal cannot be read', `${picture.journal.error}.`]);
   if (picture.journal.level === 'off' && current?.title !== 'Dead letters') found.push(['warn', 'The journal is off', 'Set journal.level = "all" and restart the stops: the map and journeys are made of it.']);
   if (picture.journal.level === 'ends') found.push(['warn', 'The journal has only the ends of journeys', 'Set journal.level = "all" to see how messages travel.']);
@@ -89,6 +90,7 @@ function banners(picture) {
 const live = document.getElementById('live');
 let source = null;
 let silence = null;
+let lost = false;
 
 function state(name, text) {
   if (live.dataset.state === name) return;
@@ -96,6 +98,7 @@ function state(name, text) {
   live.dataset.state = name;
   setText(live.lastElementChild, text);
   document.body.classList.toggle('stale', name === 'lost');
+  if (name === 'lost') lost = true;
   if (name === 'lost') announce('The connection is lost; reconnecting');
   if (name === 'live' && before === 'lost') announce('Connected again');
 }
@@ -112,7 +115,7 @@ function connect() {
   if (live.dataset.state === 'live') state('lost', 'reconnecting');
   source = new EventSource('api/events');
   source.addEventListener('map', take);
-  source.addEventListener('open', () => settings());
+  source.addEventListener('open', () => { if (lost) settings(); });
   source.addEventListener('error', () => {
     state('lost', 'reconnecting');
     clearTimeout(silence);
@@ -124,11 +127,9 @@ function connect() {
 async function settings() {
   try {
     const found = await ask('api/settings');
-    const first = shared.settings === null;
     shared.settings = found;
     setText(document.getElementById('version'), `metrobus ${found.version}`);
     setText(document.getElementById('engine'), found.bus === 'kafka' ? 'Kafka' : 'SQLite');
-    if (first && current?.title !== 'Map') go();
   } catch { /* the stream says that it is lost */ }
 }
 
@@ -164,5 +165,8 @@ addEventListener('hashchange', () => {
   takeToken();
   go();
 });
-go();
-connect();
+// What the views say depends on the settings: nothing moves when they come
+settings().finally(() => {
+  go();
+  connect();
+});

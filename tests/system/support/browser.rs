@@ -167,9 +167,12 @@ impl Browser {
             json!(selector),
             json!(text)
         );
+        // Where it stands still: what has just come may move
         let centre = format!(
-            "(() => {{ const e = {find}; if (!e) return null; e.scrollIntoView({{block: 'nearest'}}); \
-             const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] }})()"
+            "new Promise(done => {{ const e = {find}; if (!e) return done(null); e.scrollIntoView({{block: 'nearest'}}); \
+             const at = () => {{ const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] }}; \
+             const before = at(); requestAnimationFrame(() => requestAnimationFrame(() => \
+             done(e.isConnected && `${{at()}}` === `${{before}}` ? before : null))) }})"
         );
         let at = self.wait(&format!("{selector} with {text:?}"), &centre);
         for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
