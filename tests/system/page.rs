@@ -269,7 +269,8 @@ fn a_dead_letter_is_replayed_on(engine: Engine) {
             json!(log)
         ),
     );
-    assert_eq!(fleet.tail(&fleet.topic("Repair")).len(), 0, "a preview does nothing");
+    let left = fleet.metrobus(&["dead", "ls", "--json"]).run().assert_code(0).json_lines();
+    assert_eq!(left.len(), 2, "a preview does nothing");
     browser.screenshot(&format!("replay-{engine:?}").to_lowercase());
     browser.click("dialog button.primary", "Replay 1");
     let done = browser.wait("that it is done", "document.querySelector('.toast')?.innerText");
@@ -427,8 +428,8 @@ fn hostile_text_stays_text() {
     // By the address, and by hand
     let query = format!("#/journeys?key={}", percent(HOSTILE));
     browser.open(&format!("{}/?again{query}", web.url));
-    shows("both journeys", ".journey .state", HOSTILE);
-    assert_eq!(browser.evaluate("document.querySelectorAll('.journey').length"), 2);
+    shows("the journey", ".journey .state", HOSTILE);
+    assert_eq!(browser.evaluate("document.querySelectorAll('.hops tbody tr').length"), 2);
     shows("key and fields", ".hops td", HOSTILE);
     browser.evaluate(&format!(
         "location.hash = '#/journeys?any=' + encodeURIComponent({})",
@@ -537,7 +538,7 @@ fn a_keyboard_is_enough() {
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn a_bus_that_is_away_is_said() {
     let Some(browser) = Browser::start(Screen::DESK) else { return };
     let away = free_port();
     let mut lost = sqlite();
@@ -555,7 +556,11 @@ fn what_is_missing_is_said() {
     assert_well(&browser, &gone);
     drop(gone);
     browser.wait("that the connection is lost", "document.querySelector('#live').innerText === 'reconnecting'");
+}
 
+#[test]
+fn a_journal_that_is_off_is_said() {
+    let Some(browser) = Browser::start(Screen::DESK) else { return };
     let mut silent = sqlite();
     silent.set("JOURNAL__LEVEL", "off");
     let off = web(&silent, &[]);
@@ -578,6 +583,14 @@ impl Drop for Fifty {
             let _ = thread.join();
         }
     }
+}
+
+/// Seconds of the processor that the page has taken so far, for scripts, styles, layout and painting.
+fn busy(browser: &Browser) -> f64 {
+    let metrics = browser.call("Performance.getMetrics", json!({}));
+    let metric =
+        metrics["metrics"].as_array().and_then(|all| all.iter().find(|metric| metric["name"] == "TaskDuration"));
+    metric.and_then(|metric| metric["value"].as_f64()).expect("a duration")
 }
 
 #[test]
@@ -650,20 +663,20 @@ fn fifty_stops_stay_smooth() {
         };
         requestAnimationFrame(frame);
     })";
-    let mut best: Option<Value> = None;
-    // The machine has other work as well: the best of three counts
+    browser.call("Performance.enable", json!({"timeDomain": "threadTicks"}));
+    // Frames wait for whatever else the machine does, so the best of three counts; the page's own work is its own
+    let (mut best, mut work) = (Value::Null, f64::MAX);
     for _ in 0..3 {
+        let before = busy(&browser);
         let found = browser.evaluate(measure);
-        let p95 = |found: &Value| found["p95"].as_f64().unwrap_or(f64::MAX);
-        if best.as_ref().is_none_or(|best| p95(&found) < p95(best)) {
-            best = Some(found);
+        work = work.min(busy(&browser) - before);
+        if best.is_null() || found["p95"].as_f64() < best["p95"].as_f64() {
+            best = found;
         }
     }
-    let best = best.expect("a measurement");
-    say(&format!("fifty stops, 5 s of the page: {best}"));
-    assert!(best["p95"].as_f64().is_some_and(|p95| p95 <= 50.0), "{best}");
-    let blocked: i64 = best["long"].as_array().expect("a list").iter().filter_map(Value::as_i64).sum();
-    assert!(blocked <= 250, "long tasks, ms: {best}");
+    say(&format!("fifty stops, 5 s of the page: {work:.2} s of work, {best}"));
+    assert!(work < 1.5, "the page works {work} s of 5");
+    assert!(best["p50"].as_f64().is_some_and(|p50| p50 <= 40.0), "{best}");
     // Numbers change in place: no picture makes the map anew
     assert!(best["added"].as_i64().is_some_and(|added| added < 2000), "{best}");
     assert_well(&browser, &web);

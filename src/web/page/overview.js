@@ -8,7 +8,7 @@ const COLUMNS = [
   { name: 'Stop', of: (row) => row.name, text: true },
   { name: 'Messages', of: (row) => row.count },
   { name: 'Rate', of: (row) => row.rate },
-  { name: 'Last minute', of: null },
+  { name: 'Trend', of: null },
   { name: 'p50', of: (row) => row.took_us?.p50 ?? -1 },
   { name: 'p99', of: (row) => row.took_us?.p99 ?? -1 },
   { name: 'Age p99', of: (row) => row.age_ms?.p99 ?? -1 },
