@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Finds or installs the services that the tests start: a Redis server, a Java, the jars of a Kafka broker and those of
-# OpenSearch.
+# OpenSearch, a browser.
 # Writes what it found to target/services/found, for scripts/with-services.sh. Run again, it does only what is missing.
 # What cannot be had is named in one line; with CI=true that is a failure.
 set -euo pipefail
@@ -139,6 +139,25 @@ get_opensearch() {
     skip OpenSearch "Java 17 or newer and Maven for the jars of OpenSearch; get them with: apt-get install openjdk-17-jre-headless maven (or dnf install java-21-openjdk-headless maven, brew install openjdk maven)"
 }
 
+find_chromium() {
+    local name candidate
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        candidate=$(command -v "$name") || continue
+        # What only tells how to install it is none.
+        if "$candidate" --version >/dev/null 2>&1; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+get_chromium() {
+    find_chromium && return 0
+    apt_install chromium chromium-browser && find_chromium && return 0
+    return 1
+}
+
 skipped=
 skip() {
     skipped+="${skipped:+ and }$1"
@@ -161,12 +180,17 @@ else
     skip Kafka "Maven for the jars of Kafka; get it with: apt-get install maven (or dnf install maven, brew install maven)"
 fi
 get_opensearch
+chromium=$(get_chromium) || {
+    chromium=
+    skip "a browser" "Chromium for the tests of the page; get it with: apt-get install chromium (or dnf install chromium, brew install --cask chromium)"
+}
 
 {
     printf 'REDIS_SERVER=%q\n' "$redis_server"
     printf 'JAVA=%q\n' "$java"
     printf 'KAFKA_LIBS=%q\n' "$kafka_libs"
     printf 'OPENSEARCH_LIBS=%q\n' "$opensearch_libs"
+    printf 'CHROMIUM=%q\n' "$chromium"
     printf 'SKIPPED=%q\n' "$skipped"
 } >"$dir/found.$$"
 mv "$dir/found.$$" "$dir/found"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # with-services.sh COMMAND...: runs COMMAND beside a Redis and a Kafka that are started for it, on free ports of
 # 127.0.0.1 and in a temporary folder, and ended with it. COMMAND finds them through METROBUS_TEST_REDIS,
-# METROBUS_TEST_REDIS_SERVER, METROBUS_TEST_KAFKA, METROBUS_TEST_KAFKA_LIBS and METROBUS_TEST_JAVA; the jars of OpenSearch,
-# which tests that need it start themselves, in METROBUS_TEST_OPENSEARCH_LIBS.
+# METROBUS_TEST_REDIS_SERVER, METROBUS_TEST_KAFKA, METROBUS_TEST_KAFKA_LIBS and METROBUS_TEST_JAVA; what tests start for
+# themselves through METROBUS_TEST_OPENSEARCH_LIBS (the jars) and METROBUS_TEST_CHROMIUM (a browser).
 # Its exit code is passed on. Where COMMAND fails, what the services said is kept in target/services/logs.
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: $0 COMMAND..." >&2; exit 2; }
@@ -10,7 +10,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { echo "with-services: $*" >&2; }
 
 "$root/scripts/services.sh"
-REDIS_SERVER='' JAVA='' KAFKA_LIBS='' OPENSEARCH_LIBS='' SKIPPED=''
+REDIS_SERVER='' JAVA='' KAFKA_LIBS='' OPENSEARCH_LIBS='' CHROMIUM='' SKIPPED=''
 # shellcheck source=/dev/null
 . "$root/target/services/found"
 
@@ -117,7 +117,7 @@ start_kafka() {
 }
 
 unset METROBUS_TEST_REDIS METROBUS_TEST_KAFKA METROBUS_TEST_REDIS_SERVER METROBUS_TEST_KAFKA_LIBS METROBUS_TEST_JAVA \
-    METROBUS_TEST_OPENSEARCH_LIBS
+    METROBUS_TEST_OPENSEARCH_LIBS METROBUS_TEST_CHROMIUM
 if [ -n "$REDIS_SERVER" ]; then
     export METROBUS_TEST_REDIS_SERVER=$REDIS_SERVER
     start_redis
@@ -128,6 +128,9 @@ if [ -n "$KAFKA_LIBS" ]; then
 fi
 if [ -n "$OPENSEARCH_LIBS" ]; then
     export METROBUS_TEST_OPENSEARCH_LIBS=$OPENSEARCH_LIBS METROBUS_TEST_JAVA=$JAVA
+fi
+if [ -n "$CHROMIUM" ]; then
+    export METROBUS_TEST_CHROMIUM=$CHROMIUM
 fi
 say "Redis ${METROBUS_TEST_REDIS:-none}, Kafka ${METROBUS_TEST_KAFKA:-none}, ready after $SECONDS s"
 

@@ -17,6 +17,15 @@ use super::{App, Problem};
 /// The files of the folder `page` but for the page itself, and the description: path, kind, content.
 pub const PARTS: &[(&str, &str, &str)] = &[
     ("/app.js", SCRIPT, include_str!("page/app.js")),
+    ("/common.js", SCRIPT, include_str!("page/common.js")),
+    ("/dead.js", SCRIPT, include_str!("page/dead.js")),
+    ("/flow.js", SCRIPT, include_str!("page/flow.js")),
+    ("/journeys.js", SCRIPT, include_str!("page/journeys.js")),
+    ("/layout.js", SCRIPT, include_str!("page/layout.js")),
+    ("/map.js", SCRIPT, include_str!("page/map.js")),
+    ("/overview.js", SCRIPT, include_str!("page/overview.js")),
+    ("/stop.js", SCRIPT, include_str!("page/stop.js")),
+    ("/theme.js", SCRIPT, include_str!("page/theme.js")),
     ("/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
     ("/openapi.json", "application/json", include_str!("../../docs/openapi.json")),

@@ -6,10 +6,12 @@
 //!   test fails instead. scripts/with-services.sh starts the shared ones and names everything in METROBUS_TEST_*.
 //! - [`OpenSearch`] likewise, but it is heavy: the shared one runs only while a test needs it. A [`Gate`] stands in front of
 //!   it and answers in its place where a test says so.
+//! - [`Browser`] is a real one, without a window, that a test drives as a user would.
 //! - Names from [`unique`] keep tests on a shared broker apart; [`Redis::shared`] gives each test an empty database.
 #![allow(dead_code, unused_imports)] // each test uses a part
 
 mod binary;
+mod browser;
 mod gate;
 mod kafka;
 mod kafka_client;
@@ -27,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use binary::{Metrobus, Output, Process};
+pub use browser::{Browser, Screen};
 pub use gate::{Answer, Gate, Request};
 pub use kafka::{Kafka, Secure};
 pub use kafka_client::{NewRecord, Record, produce_with, read_all_with};
