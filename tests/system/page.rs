@@ -57,9 +57,10 @@ fn web(fleet: &Fleet, arguments: &[&str]) -> Web {
 }
 
 /// What holds for every page at the end of a test.
-fn assert_well(browser: &Browser, web: &Web) {
+fn assert_well(browser: &Browser, webs: &[&Web]) {
     assert_eq!(browser.errors(), Vec::<String>::new());
-    let strange: Vec<_> = browser.requests().into_iter().filter(|url| !url.starts_with(&web.url)).collect();
+    let strange: Vec<_> =
+        browser.requests().into_iter().filter(|url| !webs.iter().any(|web| url.starts_with(&web.url))).collect();
     assert!(strange.iter().all(|url| url == "about:blank"), "asked for {strange:?}");
 }
 
@@ -124,7 +125,7 @@ fn the_map_moves_while_messages_flow() {
                 .reduce((sum, entry) => sum + entry.encodedBodySize, 0)";
     let size = browser.evaluate(size).as_u64().expect("a number");
     assert!((20_000..=150_000).contains(&size), "the page has {size} bytes");
-    assert_well(&browser, &web);
+    assert_well(&browser, &[&web]);
 }
 
 #[test]
@@ -163,6 +164,7 @@ fn a_journey_is_found_by_key_field_and_id() {
     fleet.drain("a");
     let web = web(&fleet, &[]);
     browser.open(&format!("{}/#/journeys", web.url));
+    browser.wait("the search", "document.querySelector('#search')");
     let find = |text: &str| {
         browser
             .evaluate("document.querySelector('#search').value = ''; document.querySelector('select').value = 'any'");
@@ -193,7 +195,7 @@ fn a_journey_is_found_by_key_field_and_id() {
     assert_eq!(browser.evaluate("document.querySelectorAll('.journey').length"), 1);
     browser.evaluate("history.back()");
     browser.wait("the way back", "document.querySelector('#search').value === 'nobody has this key'");
-    assert_well(&browser, &web);
+    assert_well(&browser, &[&web]);
 }
 
 /// A message that is rejected by the rules of yesterday goes on by those of today, from the page.
@@ -228,7 +230,6 @@ fn a_dead_letter_is_replayed_on(engine: Engine) {
                && document.querySelector('#acting-off').checkVisibility() && document.querySelector('#acting-off').innerText";
     let off = browser.wait("that acting is off", off);
     assert!(off.as_str().is_some_and(|off| off.contains("web.token")), "{off}");
-    drop(looking);
 
     fleet.set("WEB__TOKEN", TOKEN);
     let web = web(&fleet, &["--config", &new]);
@@ -299,7 +300,7 @@ fn a_dead_letter_is_replayed_on(engine: Engine) {
     );
     browser.click(".filters input[type=checkbox]", "");
     browser.wait("both with what became of them", "[...document.querySelectorAll('.letters .verdict')].map(e => e.textContent).sort().join() === 'discarded,replayed'");
-    assert_well(&browser, &web);
+    assert_well(&browser, &[&looking, &web]);
 }
 
 /// The places of the records that were rejected: of the account 7, and of the account 8.
@@ -344,7 +345,7 @@ fn a_token_in_the_address_does_not_stay_there() {
         "document.querySelector('.preview')?.innerText.includes('1 dead letter')",
     );
     assert!(browser.requests().iter().all(|url| !url.contains("token=")), "{:?}", browser.requests());
-    assert_well(&browser, &web);
+    assert_well(&browser, &[&web]);
 }
 
 /// Publishes an entry of the journal that no stop of ours would write: one hop of a message, all of it hostile text.
@@ -449,7 +450,7 @@ fn hostile_text_stays_text() {
     shows("the key", ".panel .payload", HOSTILE);
     shows("the headers", ".panel dd", HOSTILE);
     browser.screenshot("hostile-letter");
-    assert_well(&browser, &web);
+    assert_well(&browser, &[&web]);
 }
 
 /// Nothing of the text has become part of the page, and nothing of it has run.
@@ -534,7 +535,7 @@ fn a_keyboard_is_enough() {
         );
         assert!(meets.iter().any(|(role, _)| role == "heading"), "{view} has a heading");
     }
-    assert_well(&browser, &web);
+    assert_well(&browser, &[&web]);
 }
 
 #[test]
@@ -553,7 +554,7 @@ fn a_bus_that_is_away_is_said() {
     let said = banner.as_str().expect("text");
     assert!(said.contains("The bus is away") && said.contains("goes on by itself"), "{said}");
     browser.screenshot("bus-away");
-    assert_well(&browser, &gone);
+    assert_well(&browser, &[&gone]);
     drop(gone);
     browser.wait("that the connection is lost", "document.querySelector('#live').innerText === 'reconnecting'");
 }
@@ -567,7 +568,7 @@ fn a_journal_that_is_off_is_said() {
     browser.open(&off.url);
     let said = browser.wait("that the journal is off", "document.querySelector('.empty')?.innerText");
     assert!(said.as_str().is_some_and(|said| said.contains("level = \"all\"")), "{said}");
-    assert_well(&browser, &off);
+    assert_well(&browser, &[&off]);
 }
 
 /// Stops of this process, each of which passes on what it reads; they end with this.
@@ -648,7 +649,7 @@ fn fifty_stops_stay_smooth() {
         const long = [], frames = [], made = {added: 0};
         const tasks = new PerformanceObserver(list => list.getEntries().forEach(entry => long.push(Math.round(entry.duration))));
         tasks.observe({type: 'longtask'});
-        const nodes = new MutationObserver(list => list.forEach(change => { made.added += change.addedNodes.length; }));
+        const nodes = new MutationObserver(list => list.forEach(change => { made.added += [...change.addedNodes].filter(node => node.nodeType === 1).length; }));
         nodes.observe(document.querySelector('.map'), {childList: true, subtree: true});
         let last = performance.now();
         const end = last + 5000;
@@ -678,8 +679,8 @@ fn fifty_stops_stay_smooth() {
     assert!(work < 1.5, "the page works {work} s of 5");
     assert!(best["p50"].as_f64().is_some_and(|p50| p50 <= 40.0), "{best}");
     // Numbers change in place: no picture makes the map anew
-    assert!(best["added"].as_i64().is_some_and(|added| added < 2000), "{best}");
-    assert_well(&browser, &web);
+    assert!(best["added"].as_i64().is_some_and(|added| added < 50), "{best}");
+    assert_well(&browser, &[&web]);
     drop(pusher);
     wait_until("the feed to end", DEADLINE, || feed.is_finished().then_some(()));
 }
