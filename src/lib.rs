@@ -71,6 +71,7 @@ pub mod health;
 pub mod http;
 pub mod journal;
 mod json;
+pub mod log;
 pub mod payload;
 pub mod roles;
 pub mod rules;

@@ -1,6 +1,9 @@
 //! What becomes of the messages of a batch: they are handled, and the verdicts carried out into an outbox.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    borrow::Cow,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use tracing::warn;
 
@@ -10,9 +13,10 @@ use super::{
 };
 use crate::{
     bus::{Outbox, Record, Topic},
-    dead_letter::history::History,
+    dead_letter::{history::History, shorten},
     handler::Verdict,
     journal::{Notes, Outcome, What},
+    log::about::about,
     slip::Message,
     stats::{Reason, Tally, tally},
     terminal::moment,
@@ -57,6 +61,8 @@ impl Stop {
             let attempt = tries.attempt;
             let verdict = match verdict {
                 Verdict::Retry(reason) if attempt < self.settings.retry.max_attempts => {
+                    let (letters, redaction) = (&self.letters, &self.settings.redaction);
+                    about!(warn, letters, redaction, message.record, name(message), &reason, attempt, "is tried again");
                     notes.publish(&self.settings.journal, outbox);
                     return Judged::Up { to: index, tally: counts, retry: Some(reason) };
                 }
@@ -123,6 +129,8 @@ impl Stop {
             Refused::Malformed(reason) => {
                 let text = reason.to_string();
                 counts.read += 1;
+                let (letters, redaction) = (&self.letters, &self.settings.redaction);
+                about!(warn, letters, redaction, record, None::<String>, &text, "rejected a message");
                 self.letters.write(outbox, index, &record, &text, 1);
                 notes.record(&self.settings.journal, &self.letters, index, &record, &self.rejected(&text, 1));
                 tally(&mut counts.rejected, reason.kind().into());
@@ -149,9 +157,11 @@ impl Stop {
         let attempts = tries.attempt;
         let record = &message.record;
         let mut note = |what: What<'_>| notes.message(&self.settings.journal, &self.letters, index, message, &what);
+        let (letters, redaction) = (&self.letters, &self.settings.redaction);
         let finished = What { outcome: Outcome::Finished, attempts, reason: None, next: None };
         let reason: Reason = match verdict {
             Verdict::Drop(reason) => {
+                about!(debug, letters, redaction, record, name(message), &reason, attempts, "dropped a message");
                 note(What { outcome: Outcome::Dropped, attempts, reason: Some(&reason), next: None });
                 return tally(&mut counts.dropped, label(reason));
             }
@@ -176,6 +186,7 @@ impl Stop {
             },
             Verdict::Reject(reason) | Verdict::Retry(reason) => reason,
         };
+        about!(warn, letters, redaction, record, name(message), &reason, attempts, "rejected a message");
         self.letters.write_after(&tries.failed, outbox, index, record, &reason, attempts);
         note(self.rejected(&reason, attempts));
         tally(&mut counts.rejected, label(reason));
@@ -217,6 +228,14 @@ impl Stop {
     }
 }
 
+/// The id of a message as the log has it.
+fn name<'m>(message: &'m Message<'_>) -> Option<Cow<'m, str>> {
+    match message.departs_with() {
+        Some(id) => Some(id.to_string().into()),
+        None => message.id().map(|id| shorten(id).into()),
+    }
+}
+
 /// What a reason is counted under: as it is where it is fixed, else up to its first colon, so that particulars neither
 /// make it many nor come into the log.
 fn label(reason: Reason) -> Reason {
@@ -242,7 +261,7 @@ impl Default for Tries {
 /// What came of handling a range of a batch.
 pub(super) enum Judged {
     /// All up to `to` may be settled; then `retry` says why the next one is to be tried again.
-    Up { to: usize, tally: Tally, retry: Option<std::borrow::Cow<'static, str>> },
+    Up { to: usize, tally: Tally, retry: Option<Cow<'static, str>> },
     /// One of several messages made the handler panic.
     Panicked,
     /// What the handler needs is away.

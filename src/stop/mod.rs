@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::{
     backoff::{Absence, persist, waits},
@@ -315,7 +315,6 @@ impl Stop {
                 }
             };
             if let Some(reason) = retry {
-                debug!(stop = self.letters.stop, attempt = tries.attempt, "retry: {reason}");
                 tries.failed.push(self.letters.trouble(&reason, tries.attempt));
                 tries.attempt += 1;
                 alone_until = alone_until.max(from + 1);

@@ -12,6 +12,7 @@ mod journal;
 mod library;
 mod life;
 mod lmdb;
+mod logs;
 mod pusher;
 mod readme;
 mod repair;
