@@ -19,6 +19,7 @@ use crate::{
     http::{Process, Server},
     shutdown::Shutdown,
     stop::{Settings, Stop, run_all},
+    trace::Traces,
 };
 
 mod busdriver;
@@ -112,6 +113,7 @@ impl Context {
     /// Builds stops, has them share `drain` and the counters, and runs them until their end.
     fn run_stops(&self, roles: &[&Role], drain: bool) -> anyhow::Result<()> {
         let bus = self.bus()?;
+        let traces = Traces::start(&self.config)?;
         let together = Drain::default();
         let mut running = Vec::new();
         for role in roles {
@@ -126,6 +128,7 @@ impl Context {
                 let message = format!("{topic} is read by {other} too, and a group reads each record once");
                 return Err(self.config.error(&key, message).into());
             }
+            let stop = traces.iter().fold(stop, |stop, traces| stop.traced(traces));
             running.push(self.count(stop));
         }
         let _http = self.serve(&running)?;

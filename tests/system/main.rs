@@ -20,4 +20,5 @@ mod routes;
 mod rules;
 mod secure;
 mod support;
+mod traces;
 mod vectors;

@@ -304,6 +304,8 @@ fn every_name_on_the_page_exists() {
         "RUST_LOG",
         "METROBUS_CONFIG",
         "METROBUS_LOG_FORMAT",
+        "traceparent",
+        "metrobus_spans_total",
     ];
     let of_the_library = ["Handler", "message.revise(Revision::Insert(stops))", "Replace", "End"];
     for span in spans() {
