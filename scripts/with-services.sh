@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # with-services.sh COMMAND...: runs COMMAND beside a Redis and a Kafka that are started for it, on free ports of
 # 127.0.0.1 and in a temporary folder, and ended with it. COMMAND finds them through METROBUS_TEST_REDIS,
-# METROBUS_TEST_REDIS_SERVER, METROBUS_TEST_KAFKA, METROBUS_TEST_KAFKA_LIBS and METROBUS_TEST_JAVA.
+# METROBUS_TEST_REDIS_SERVER, METROBUS_TEST_KAFKA, METROBUS_TEST_KAFKA_LIBS and METROBUS_TEST_JAVA; and promtool, which
+# only looks at files, through METROBUS_TEST_PROMTOOL.
 # Its exit code is passed on. Where COMMAND fails, what the services said is kept in target/services/logs.
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: $0 COMMAND..." >&2; exit 2; }
@@ -9,7 +10,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { echo "with-services: $*" >&2; }
 
 "$root/scripts/services.sh"
-REDIS_SERVER='' JAVA='' KAFKA_LIBS='' SKIPPED=''
+REDIS_SERVER='' JAVA='' KAFKA_LIBS='' PROMTOOL='' SKIPPED=''
 # shellcheck source=/dev/null
 . "$root/target/services/found"
 
@@ -116,6 +117,8 @@ start_kafka() {
 }
 
 unset METROBUS_TEST_REDIS METROBUS_TEST_KAFKA METROBUS_TEST_REDIS_SERVER METROBUS_TEST_KAFKA_LIBS METROBUS_TEST_JAVA
+unset METROBUS_TEST_PROMTOOL
+[ -z "$PROMTOOL" ] || export METROBUS_TEST_PROMTOOL=$PROMTOOL
 if [ -n "$REDIS_SERVER" ]; then
     export METROBUS_TEST_REDIS_SERVER=$REDIS_SERVER
     start_redis

@@ -13,6 +13,7 @@ mod library;
 mod life;
 mod lmdb;
 mod logs;
+mod monitoring;
 mod pusher;
 mod readme;
 mod repair;
