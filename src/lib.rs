@@ -73,6 +73,7 @@ pub mod journal;
 mod json;
 pub mod log;
 pub mod payload;
+mod progress;
 pub mod roles;
 pub mod rules;
 pub mod shutdown;

@@ -124,3 +124,21 @@ fn a_fault_that_repeats_does_not_fill_the_log() {
     assert_eq!(said.lines().filter(|line| line.contains("rejected a message")).count(), 1, "{said}");
     assert!(said.contains("count=3000"), "{said}");
 }
+
+#[test]
+fn long_work_shows_a_bar_on_a_terminal_and_nothing_in_a_pipe() {
+    let fleet = fleet();
+    let root = fleet.scratch.root();
+    let make = ["make-data", "whitelist", "--count", "3000000", "--out", "made"];
+    let push = ["pusher", "--count", "100000", "--rate", "100000"];
+    let plan = ["plan", "--from", "Source", "--against", "other.toml"];
+    fleet.scratch.write("other.toml", "");
+    for (call, unit) in [(&make[..], "lines"), (&push, "records"), (&plan, "records")] {
+        let (status, said) = run_on_terminal(root, call, &[]);
+        assert!(status.success(), "{said}");
+        let bar = said.split(['\r', '\n']).find(|line| line.contains(&format!(" {unit}, ")) && line.contains(" left"));
+        assert!(bar.is_some_and(|bar| bar.contains("/s, ")), "{call:?} showed no rate: {said:?}");
+        let piped = fleet.metrobus(call).run().assert_code(0).stderr;
+        assert!(!piped.contains(" left") && !piped.contains('\r'), "{piped:?}");
+    }
+}

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Args, Command, FromArgMatches};
+use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,6 +29,7 @@ use crate::{
         replay::{Replay, Way},
     },
     journal::{Level, Outcome, Repair, Repairs},
+    progress,
     roles::{Context, print},
     rules::Rules,
     slip::Stops,
@@ -192,7 +194,12 @@ fn run(chosen: Chosen, act: &Act, rate: f64, context: &Context) -> Result<()> {
     };
     let marks = desk.marks()?;
     let mut run = Run::new(act, publisher, rate, json, context);
+    let bar = match dry_run || json {
+        true => ProgressBar::hidden(),
+        false => progress::of_topic(&*desk.bus, &context.config.error_topic, u64::MAX),
+    };
     let read = desk.each_letter(|record, letter| {
+        bar.inc(1);
         if !selection.has(&letter) {
             return Ok(ControlFlow::Continue(()));
         }
@@ -203,6 +210,7 @@ fn run(chosen: Chosen, act: &Act, rate: f64, context: &Context) -> Result<()> {
         let ended = context.shutdown.requested();
         Ok(if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     });
+    bar.finish_and_clear();
     let done = read.and_then(|()| if context.shutdown.requested() { Ok(()) } else { run.publish() });
     run.tell(&selection)?;
     match done {
