@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Finds or installs the services that the tests start: a Redis server, a Java, the jars of a Kafka broker and those of
-# OpenSearch, a browser.
+# OpenSearch, a browser; and promtool, by which Prometheus checks what it is to read.
 # Writes what it found to target/services/found, for scripts/with-services.sh. Run again, it does only what is missing.
 # What cannot be had is named in one line; with CI=true that is a failure.
 set -euo pipefail
@@ -9,6 +9,7 @@ dir=$root/target/services
 kafka_image=apache/kafka:4.1.1 # as kafka_2.13 in scripts/kafka/pom.xml
 java_image=eclipse-temurin:21-jre
 redis_image=redis:7-bookworm
+prometheus_image=prom/prometheus:v3.5.0
 mkdir -p "$dir"
 
 say() { echo "services: $*" >&2; }
@@ -158,6 +159,39 @@ get_chromium() {
     return 1
 }
 
+# The tool alone, taken out of its package: the package itself would bring a server that runs from then on.
+find_promtool() {
+    local candidate
+    for candidate in "$(command -v promtool || true)" "$dir/prometheus/usr/bin/promtool"; do
+        if [ -n "$candidate" ] && "$candidate" --version >/dev/null 2>&1; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+promtool_of_package() {
+    local part
+    have apt-get && have dpkg-deb || return 1
+    part=$(mktemp -d "$dir/prometheus.XXXXXX")
+    say "copying promtool out of the package prometheus"
+    # Twice, because the list of packages may be old, which root alone can renew
+    (cd "$part" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
+        dpkg-deb -x prometheus_*.deb .) >"$dir/apt.log" 2>&1 </dev/null || { rm -rf "$part"; return 1; }
+    rm -rf "$dir/prometheus" "$part"/*.deb
+    mv "$part" "$dir/prometheus"
+}
+
+get_promtool() {
+    find_promtool && return 0
+    promtool_of_package && find_promtool && return 0
+    from_image "$prometheus_image" /bin/promtool "$dir/promtool" || return 1
+    mkdir -p "$dir/prometheus/usr/bin"
+    mv "$dir/promtool" "$dir/prometheus/usr/bin/promtool"
+    find_promtool
+}
+
 skipped=
 skip() {
     skipped+="${skipped:+ and }$1"
@@ -184,6 +218,10 @@ chromium=$(get_chromium) || {
     chromium=
     skip "a browser" "Chromium for the tests of the page; get it with: apt-get install chromium (or dnf install chromium, brew install --cask chromium)"
 }
+promtool=$(get_promtool) || {
+    promtool=
+    skip promtool "promtool of Prometheus; get it with: apt-get install prometheus (or dnf install golang-github-prometheus, brew install prometheus)"
+}
 
 {
     printf 'REDIS_SERVER=%q\n' "$redis_server"
@@ -191,6 +229,7 @@ chromium=$(get_chromium) || {
     printf 'KAFKA_LIBS=%q\n' "$kafka_libs"
     printf 'OPENSEARCH_LIBS=%q\n' "$opensearch_libs"
     printf 'CHROMIUM=%q\n' "$chromium"
+    printf 'PROMTOOL=%q\n' "$promtool"
     printf 'SKIPPED=%q\n' "$skipped"
 } >"$dir/found.$$"
 mv "$dir/found.$$" "$dir/found"

@@ -13,8 +13,8 @@ pub struct Global {
     /// Configuration file in TOML, over the defaults; METROBUS__SECTION__KEY in the environment counts over both
     #[arg(long, global = true, value_name = "FILE", env = "METROBUS_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// Format of the log on standard error
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    /// Format of the log on standard error; auto is as METROBUS_LOG_FORMAT says, else text on a terminal and JSON elsewhere
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
     /// Log more; -vv everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -39,6 +39,7 @@ pub(crate) fn count(text: &str) -> Result<u64, &'static str> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
+    Auto,
     Text,
     Json,
 }

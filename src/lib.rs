@@ -24,7 +24,7 @@
 //! 1. [`slip`] and [`payload`]: the wire format, taken apart and put together again by splicing bytes.
 //! 2. [`handler`]: what a stop does, messages in and verdicts out.
 //! 3. [`stop`]: the loop around it: poll, handle, advance, settle. Helped by [`dead_letter`], [`drain`], [`backoff`],
-//!    [`shutdown`] and [`stats`]; what it tells of itself is in [`health`] and [`http`].
+//!    [`shutdown`] and [`stats`]; what it tells of itself is in [`health`], [`http`], [`log`] and [`trace`].
 //! 4. [`rules`]: which route a message takes.
 //! 5. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
 //! 6. [`cache`]: look-ups by key, in files, LMDB and Redis.
@@ -71,7 +71,9 @@ pub mod health;
 pub mod http;
 pub mod journal;
 mod json;
+pub mod log;
 pub mod payload;
+mod progress;
 pub mod roles;
 pub mod rules;
 pub mod shutdown;
@@ -79,6 +81,7 @@ pub mod slip;
 pub mod stats;
 pub mod stop;
 mod terminal;
+pub mod trace;
 pub mod traffic;
 pub mod web;
 

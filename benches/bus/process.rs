@@ -76,7 +76,7 @@ pub fn metrobus(bench: &Bench, arguments: &[&str], settings: &[(&str, &str)]) ->
         command.env_remove(name);
     }
     command.current_dir(bench.folder()).args(arguments).arg("-q").stdin(Stdio::null());
-    command.stdout(Stdio::null()).stderr(Stdio::inherit());
+    command.stdout(Stdio::null()).stderr(Stdio::inherit()).env("METROBUS_LOG_FORMAT", "text");
     let fixtures = [("CONTACTPOINT__FILE", "emails.dat"), ("WHITELIST__FILE", "whitelist.dat")];
     for (name, value) in fixtures.iter().chain(&[("REDIS__COUNTERS", "off")]).chain(settings) {
         command.env(format!("METROBUS__{name}"), value);

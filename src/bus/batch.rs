@@ -323,6 +323,26 @@ impl Outbox {
         }
     }
 
+    /// Gives what input `input` has caused, where that was added last, other record headers: those that `rewrite` appends
+    /// for the ones that it had, `of_input` where they were the input's.
+    pub fn rewrite_headers(
+        &mut self,
+        input: usize,
+        of_input: Headers<'_>,
+        rewrite: impl Fn(Headers<'_>, &mut Vec<u8>),
+    ) {
+        let first = self.outputs.iter().rposition(|output| output.input != input).map_or(0, |other| other + 1);
+        let mut headers = Vec::new();
+        for output in &mut self.outputs[first..] {
+            headers.clear();
+            match &output.headers {
+                Field::Input => rewrite(of_input, &mut headers),
+                Field::Own(span) => rewrite(Headers(slice(&self.buffer, span).unwrap_or_default()), &mut headers),
+            }
+            output.headers = Field::Own(append(&mut self.buffer, Some(&headers)));
+        }
+    }
+
     /// Takes the last output back.
     pub fn pop(&mut self) {
         self.outputs.pop();
@@ -407,5 +427,28 @@ mod tests {
         assert_eq!((all[0].key, all[0].timestamp, all[0].value), (Some(&b"k"[..]), 5, Some(&b"out"[..])));
         assert_eq!((all[1].key, all[1].timestamp, all[1].value), (Some(&b"k"[..]), 5, Some(&b"in"[..])));
         assert_eq!(all[1].headers.get("reason"), Some(&b"why"[..]));
+    }
+
+    #[test]
+    fn all_that_an_input_caused_is_given_other_headers_and_nothing_else_is() {
+        let (mut batch, mut own) = (Batch::default(), Vec::new());
+        Headers::push(&mut own, "of", Some(b"input"));
+        batch.push(Record { headers: Headers::from_encoded(&own), ..record(b"0") });
+        batch.push(Record { headers: Headers::from_encoded(&own), ..record(b"1") });
+        let (next, error) = (Topic::new("Next").unwrap(), Topic::new("Error").unwrap());
+        let mut outbox = Outbox::default();
+        outbox.forward(0, &next, |out| out.push(b'a'));
+        outbox.forward(1, &next, |out| out.push(b'b'));
+        outbox.forward(1, &next, |out| out.push(b'c'));
+        outbox.repeat(1, &error, |out| Headers::push(out, "reason", Some(b"why")));
+        outbox.rewrite_headers(1, batch.get(1).headers, |headers, out| {
+            Headers::push(out, "new", None);
+            headers.into_iter().for_each(|(name, value)| Headers::push(out, name, value));
+        });
+        let names = |output: OutputRef<'_>| output.headers.into_iter().map(|(name, _)| name.to_owned()).collect();
+        let all: Vec<Vec<String>> = outbox.iter(&batch).map(names).collect();
+        assert_eq!(all, [vec!["of"], vec!["new", "of"], vec!["new", "of"], vec!["new", "reason"]]);
+        let values: Vec<_> = outbox.iter(&batch).map(|output| output.value.unwrap()).collect();
+        assert_eq!(values, [b"a", b"b", b"c", b"1"]);
     }
 }

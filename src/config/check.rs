@@ -10,7 +10,7 @@ use super::{
     Config, text,
     tree::{Origin, Tree},
 };
-use crate::{bus::Topic, error::Misconfigured, stop::Retry};
+use crate::{bus::Topic, error::Misconfigured, stop::Retry, trace::Options};
 
 /// The least and the most of the integers.
 const INTEGERS: &[(&str, i64, i64)] = &[
@@ -83,6 +83,7 @@ pub(super) fn meaning(config: &Config) -> Result<(), Misconfigured> {
     texts(config)?;
     durations(config)?;
     redis_url(config)?;
+    traces(config)?;
     kafka_properties(config)?;
     topics(config)?;
     match config.tree.origin(ROUTE) {
@@ -266,6 +267,25 @@ fn repair_topic(config: &Config) -> Result<(), Misconfigured> {
         None => return Ok(()),
     };
     Err(config.tree.says("repair_topic", format_args!("is \"{repair}\", {what}")))
+}
+
+fn traces(config: &Config) -> Result<(), Misconfigured> {
+    let Options { endpoint, ratio, service } = &config.traces;
+    if let Some(endpoint) = endpoint {
+        let url = reqwest::Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        // A password would be shown: headers for the collector come by OTEL_EXPORTER_OTLP_HEADERS
+        if url.is_none_or(|url| !url.has_host() || !url.username().is_empty() || url.query().is_some()) {
+            let message = "is not http://host:port or https://host:port, without a user";
+            return Err(config.tree.says("traces.endpoint", message));
+        }
+    }
+    if !(0.0..=1.0).contains(ratio) {
+        return Err(config.tree.says("traces.ratio", format_args!("is {ratio}, must be from 0 to 1")));
+    }
+    if service.is_empty() {
+        return Err(config.tree.says("traces.service", "is \"\", must not be empty"));
+    }
+    Ok(())
 }
 
 const ROUTE: &str = "busdriver.route";

@@ -46,6 +46,7 @@ use toml::Value;
 pub(crate) use text::{name_text, value_text};
 pub use tree::Origin;
 use tree::Tree;
+pub(crate) use typed::optional;
 
 use crate::{
     bus::{Guarantee, Topic, sqlite},
@@ -53,6 +54,7 @@ use crate::{
     journal,
     slip::Limits,
     stop::Retry,
+    trace,
 };
 
 /// Every key with its default and a comment.
@@ -84,6 +86,7 @@ pub struct Config {
     pub log: Log,
     pub http: Http,
     pub web: Web,
+    pub traces: trace::Options,
     #[serde(skip)]
     tree: Tree,
     /// The file, and what stood in it.

@@ -275,13 +275,16 @@ pub(super) fn fit(value: Value, default: &Value, name: &str) -> Result<Value, St
     if default.same_type(&value) {
         return Ok(value);
     }
+    if let (Value::Float(_), Value::Integer(whole)) = (default, &value) {
+        return Ok(Value::Float(*whole as f64));
+    }
     let expected = match default {
         Value::String(example) if humantime::parse_duration(example).is_ok() => {
             &format!("a duration with its unit, as in \"{example}\"")
         }
         Value::String(_) => "a string",
         Value::Integer(_) => "an integer",
-        Value::Float(_) => "a number with a point",
+        Value::Float(_) => "a number",
         Value::Boolean(_) => "true or false",
         Value::Datetime(_) => "a date",
         Value::Array(_) => "a list",

@@ -50,7 +50,7 @@ pub(super) fn read<T: DeserializeOwned>(tree: &Tree, section: &str) -> Result<T,
 }
 
 /// Text of which "" stands for none.
-pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(crate) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(Some(String::deserialize(deserializer)?).filter(|text| !text.is_empty()))
 }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use indicatif::ProgressBar;
 use serde::Deserialize;
 
 use super::{
@@ -75,6 +76,8 @@ pub struct Order {
     pub rate: f64,
     /// Nothing is done, but what would be is told.
     pub dry_run: bool,
+    /// Moves on with each letter that is looked at.
+    pub bar: ProgressBar,
 }
 
 /// What became of the letters that were meant.
@@ -157,6 +160,7 @@ pub fn carry_out(desk: &mut Desk<'_>, order: &Order, counts: &mut Counts, each: 
     let mut run =
         Run { order, publisher, desk, start, batch: Batch::default(), letters: Vec::new(), counts, told: each };
     let read = desk.each_letter(|record, letter| {
+        order.bar.inc(1);
         if !order.selection.has(&letter) {
             return Ok(ControlFlow::Continue(()));
         }
@@ -167,6 +171,7 @@ pub fn carry_out(desk: &mut Desk<'_>, order: &Order, counts: &mut Counts, each: 
         let ended = desk.shutdown.requested();
         Ok(if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     });
+    order.bar.finish_and_clear();
     match read.and_then(|()| if desk.shutdown.requested() { Ok(()) } else { run.publish() }) {
         Err(error) if error.is::<Fenced>() => {
             bail!("another replay or discard took over; what this one has done stays done, run it again for the rest")

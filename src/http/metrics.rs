@@ -45,6 +45,8 @@ metrics! {
     LOOKUPS = Counter "metrobus_cache_lookups_total" ["stop", "result"] "Keys looked up in the cache: hit or miss";
     CACHE_AGE = Gauge "metrobus_cache_age_seconds" ["stop"]
         "Time since the file of the cache was read; for those that are in files";
+    SPANS = Counter "metrobus_spans_total" ["stop", "result"]
+        "Spans of traces: exported, dropped where too many waited, or failed where the collector did not take them";
     COUNTER_ERRORS = Counter "metrobus_counter_errors_total" [] "Failed attempts to add to the counters in Redis";
 }
 
@@ -73,6 +75,7 @@ pub fn render(process: &Process) -> String {
         }
     }
     caches(&mut out, &process.stops);
+    spans(&mut out, &process.stops);
     if let Some(counters) = &process.counters {
         out.family(&COUNTER_ERRORS);
         out.sample(&COUNTER_ERRORS, &[], counters.count());
@@ -140,6 +143,15 @@ fn caches(out: &mut Exposition, stops: &[Watched]) {
     out.family(&CACHE_AGE);
     for (stop, read_at) in caches().filter_map(|(stop, counts)| Some((stop, counts.read_at.as_ref()?))) {
         out.sample(&CACHE_AGE, &[stop], read_at.age().as_secs_f64());
+    }
+}
+
+fn spans(out: &mut Exposition, stops: &[Watched]) {
+    out.family(&SPANS);
+    for (stop, counts) in stops.iter().filter_map(|stop| Some((stop.name(), stop.spans()?))) {
+        out.sample(&SPANS, &[stop, "exported"], counts.exported());
+        out.sample(&SPANS, &[stop, "dropped"], counts.dropped());
+        out.sample(&SPANS, &[stop, "failed"], counts.failed());
     }
 }
 

@@ -1,9 +1,6 @@
 //! `metrobus cache`: what fills the caches from the .dat files.
 
-use std::path::Path;
-
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Context, Kind, Role, cache_build, cache_load};
 
@@ -34,13 +31,4 @@ fn run(matches: &ArgMatches, context: &Context) -> anyhow::Result<()> {
 pub enum Only {
     Emails,
     Whitelist,
-}
-
-/// By bytes of the file; shown on a terminal alone.
-pub fn progress(path: &Path) -> ProgressBar {
-    let bar = ProgressBar::new(path.metadata().map_or(0, |metadata| metadata.len()));
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}") {
-        bar.set_style(style);
-    }
-    bar.with_message(path.display().to_string())
 }

@@ -15,17 +15,14 @@ use anyhow::anyhow;
 use clap::Args;
 use tracing::info;
 
-use super::{
-    Context,
-    cache::{Only, progress},
-    contactpoint, whitelist,
-};
+use super::{Context, cache::Only, contactpoint, whitelist};
 use crate::{
     cache::{
         lines::{Layout, unreadable},
         lmdb::{self, Step},
     },
     error::Misconfigured,
+    progress,
     shutdown::Shutdown,
 };
 
@@ -99,7 +96,7 @@ fn begins_with_a_pair(file: &Path) -> Result<bool, Misconfigured> {
 
 fn build(job: &Job, shutdown: &Shutdown) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let bar = progress(&job.input);
+    let bar = progress::of_file(&job.input);
     let built = lmdb::build(&job.input, job.layout, &job.out, &mut |step| {
         if shutdown.requested() {
             return Err(anyhow!("interrupted, {} is as it was", job.out.display()));

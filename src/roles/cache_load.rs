@@ -15,11 +15,7 @@ use redis::{Cmd, Pipeline, RedisError};
 use tracing::info;
 use uuid::Uuid;
 
-use super::{
-    Context,
-    cache::{Only, progress},
-    contactpoint, whitelist,
-};
+use super::{Context, cache::Only, contactpoint, whitelist};
 use crate::{
     backoff,
     bus::BusError,
@@ -28,6 +24,7 @@ use crate::{
         redis::{Server, is_absence},
     },
     error::Misconfigured,
+    progress,
     shutdown::Shutdown,
 };
 
@@ -184,7 +181,7 @@ fn try_load_all(server: &mut Server, jobs: &[Job<'_>], shutdown: &Shutdown) -> R
 
 /// Loads one file under its other name, and keeps alive `begun`, which are those begun so far.
 fn load(server: &mut Server, job: &Job<'_>, begun: &[Job<'_>], shutdown: &Shutdown) -> Result<u64, BusError> {
-    let bar = progress(job.path);
+    let bar = progress::of_file(job.path);
     let mut reader = Reader::open(job.path, job.layout).map_err(fatal)?;
     let mut count = 0;
     let mut ended = false;

@@ -20,12 +20,12 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tracing::info;
 
 use self::emails::{Emails, Random, accounts};
 use super::{Kind, Role};
-use crate::error::Misconfigured;
+use crate::{error::Misconfigured, progress};
 
 /// Emails on the list, unless told otherwise.
 const LIST: u64 = 500_000;
@@ -90,10 +90,7 @@ fn make(arguments: &Arguments) -> anyhow::Result<()> {
         },
         hit_rate: arguments.hit_rate,
     };
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {percent}%") {
-        bar.set_style(style);
-    }
+    let bar = progress::bar(Some(0), "lines");
     if arguments.what != What::Whitelist {
         let lines = fixtures.write_emails(&arguments.out, &bar)?;
         info!("wrote {}: {lines} lines", arguments.out.join("emails.dat").display());

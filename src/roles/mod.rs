@@ -18,6 +18,7 @@ use crate::{
     http::{Process, Server},
     shutdown::Shutdown,
     stop::{Settings, Stop, run_all},
+    trace::Traces,
     web::{Web, cannot_listen},
 };
 
@@ -117,6 +118,7 @@ impl Context {
     /// `web` is.
     fn run_stops(&self, roles: &[&Role], drain: bool, web: bool) -> anyhow::Result<()> {
         let bus: Arc<dyn Bus> = self.bus()?.into();
+        let traces = Traces::start(&self.config)?;
         let together = Drain::default();
         let mut running = Vec::new();
         for role in roles {
@@ -131,6 +133,7 @@ impl Context {
                 let message = format!("{topic} is read by {other} too, and a group reads each record once");
                 return Err(self.config.error(&key, message).into());
             }
+            let stop = traces.iter().fold(stop, |stop, traces| stop.traced(traces));
             running.push(self.count(stop));
         }
         let _http = self.serve(&running)?;

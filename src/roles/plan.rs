@@ -4,7 +4,7 @@ mod against;
 mod messages;
 
 use std::{
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, IsTerminal, Write},
     path::PathBuf,
 };
 
@@ -76,6 +76,9 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
         })?;
         comparison.print(&mut out, arguments.json)?;
         return Ok(out.flush()?);
+    }
+    if io::stdout().is_terminal() {
+        messages = messages.quietly();
     }
     let mut planner = Planner::new(context.config.limits);
     messages.each(|more, record, place| {

@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Command, FromArgMatches};
-use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, RngExt};
 use serde::Deserialize;
 use tracing::warn;
@@ -23,6 +22,7 @@ use crate::{
     dead_letter::now_ms,
     json::{check, text},
     payload::Payload,
+    progress,
     shutdown::Shutdown,
 };
 
@@ -83,7 +83,7 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let bus = context.bus()?;
     let publisher = connect(&*bus, &options.topic, context)?;
     let Some(mut publisher) = publisher else { return Ok(()) };
-    let progress = progress(count);
+    let progress = progress::bar(Some(count).filter(|count| *count < u64::MAX), "records");
     let mut push = Push {
         publisher: &mut *publisher,
         topic: &options.topic,
@@ -127,13 +127,6 @@ fn confirm(publisher: &mut dyn Publisher, sent: u64, context: &Context) -> Resul
             return Ok(confirmed);
         }
     }
-}
-
-fn progress(count: u64) -> ProgressBar {
-    let bar = if count == u64::MAX { ProgressBar::new_spinner() } else { ProgressBar::new(count) };
-    let style = "{wide_bar} {human_pos}/{human_len} records, {per_sec}, {eta} left";
-    // A template that does not parse costs the style, not the run
-    bar.with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// Sends records to a topic.

@@ -1,6 +1,9 @@
 //! What becomes of the messages of a batch: they are handled, and the verdicts carried out into an outbox.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    borrow::Cow,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use tracing::warn;
 
@@ -10,12 +13,14 @@ use super::{
 };
 use crate::{
     bus::{Outbox, Record, Topic},
-    dead_letter::history::History,
+    dead_letter::{history::History, shorten},
     handler::Verdict,
-    journal::{Notes, Outcome, What},
+    journal::{Outcome, What},
+    log::about::about,
     slip::Message,
     stats::{Reason, Tally, tally},
     terminal::moment,
+    trace::Hop,
 };
 
 /// Outputs of one settle, and bytes of them that are copies: what is more waits for the next one.
@@ -34,10 +39,13 @@ impl Stop {
         Source { batch, inputs, .. }: &Source,
         Messages { messages, refused }: &mut Messages<'_>,
         first: &Tries,
-        Scratch { outbox, notes, .. }: &mut Scratch,
+        scratch: &mut Scratch,
     ) -> Judged {
-        outbox.clear();
-        notes.begin(self.terms.beginning);
+        scratch.outbox.clear();
+        scratch.notes.begin(self.terms.beginning);
+        if let Some(tracer) = &self.tracer {
+            tracer.begin(&mut scratch.spans);
+        }
         let verdicts = match self.ask(messages) {
             Answer::Verdicts(verdicts) => verdicts,
             Answer::Away(error) => return Judged::Away(error),
@@ -50,27 +58,29 @@ impl Stop {
         for index in inputs.clone() {
             let tries = if index == inputs.start { first } else { &fresh };
             if let Some((_, refused)) = refused.next_if(|(at, _)| *at == index) {
-                self.refuse(index, batch.get(index), refused, tries, (outbox, notes), &mut counts);
+                self.refuse(index, batch.get(index), refused, tries, scratch, &mut counts);
                 continue;
             }
             let Some((message, verdict)) = judged.next() else { break };
             let attempt = tries.attempt;
             let verdict = match verdict {
                 Verdict::Retry(reason) if attempt < self.settings.retry.max_attempts => {
-                    notes.publish(&self.settings.journal, outbox);
+                    let (letters, redaction) = (&self.letters, &self.settings.redaction);
+                    about!(warn, letters, redaction, message.record, name(message), &reason, attempt, "is tried again");
+                    scratch.notes.publish(&self.settings.journal, &mut scratch.outbox);
                     return Judged::Up { to: index, tally: counts, retry: Some(reason) };
                 }
                 Verdict::Retry(reason) => Verdict::reject(format!("{reason}; gave up after {attempt} attempts")),
                 verdict => verdict,
             };
-            self.carry_out(index, message, verdict, tries, (outbox, notes), &mut counts);
-            if counts.copied_bytes > MOST_COPIED || outbox.len() > MOST_OUTPUTS {
+            self.carry_out(index, message, verdict, tries, scratch, &mut counts);
+            if counts.copied_bytes > MOST_COPIED || scratch.outbox.len() > MOST_OUTPUTS {
                 // Messages that are sent many times over are settled a few at a time
-                notes.publish(&self.settings.journal, outbox);
+                scratch.notes.publish(&self.settings.journal, &mut scratch.outbox);
                 return Judged::Up { to: index + 1, tally: counts, retry: None };
             }
         }
-        notes.publish(&self.settings.journal, outbox);
+        scratch.notes.publish(&self.settings.journal, &mut scratch.outbox);
         Judged::Up { to: inputs.end, tally: counts, retry: None }
     }
 
@@ -116,22 +126,26 @@ impl Stop {
         record: Record<'_>,
         refused: Refused<'_>,
         tries: &Tries,
-        (outbox, notes): (&mut Outbox, &mut Notes),
+        scratch: &mut Scratch,
         counts: &mut Tally,
     ) {
         match refused {
             Refused::Malformed(reason) => {
                 let text = reason.to_string();
                 counts.read += 1;
-                self.letters.write(outbox, index, &record, &text, 1);
-                notes.record(&self.settings.journal, &self.letters, index, &record, &self.rejected(&text, 1));
+                let (letters, redaction) = (&self.letters, &self.settings.redaction);
+                about!(warn, letters, redaction, record, None::<String>, &text, "rejected a message");
+                let what = self.rejected(&text, 1);
+                self.letters.write(&mut scratch.outbox, index, &record, &text, 1);
+                scratch.notes.record(&self.settings.journal, &self.letters, index, &record, &what);
+                self.trace(&Hop { input: index, record: &record, id: None, what: &what }, scratch);
                 tally(&mut counts.rejected, reason.kind().into());
             }
             Refused::Late(message, deadline) => {
                 let reason = format!("its deadline has passed: {}", moment(deadline));
                 // It is not tried again
                 let tries = Tries { attempt: (tries.attempt - 1).max(1), failed: tries.failed.clone() };
-                self.carry_out(index, &message, Verdict::reject(reason), &tries, (outbox, notes), counts);
+                self.carry_out(index, &message, Verdict::reject(reason), &tries, scratch, counts);
             }
         }
     }
@@ -142,32 +156,42 @@ impl Stop {
         message: &Message<'_>,
         verdict: Verdict,
         tries: &Tries,
-        (outbox, notes): (&mut Outbox, &mut Notes),
+        scratch: &mut Scratch,
         counts: &mut Tally,
     ) {
         counts.read += 1;
         let attempts = tries.attempt;
         let record = &message.record;
-        let mut note = |what: What<'_>| notes.message(&self.settings.journal, &self.letters, index, message, &what);
+        let note = |what: What<'_>, scratch: &mut Scratch| {
+            scratch.notes.message(&self.settings.journal, &self.letters, index, message, &what);
+            if self.tracer.is_some() {
+                self.trace(&Hop { input: index, record, id: name(message), what: &what }, scratch);
+            }
+        };
+        let (letters, redaction) = (&self.letters, &self.settings.redaction);
         let finished = What { outcome: Outcome::Finished, attempts, reason: None, next: None };
         let reason: Reason = match verdict {
             Verdict::Drop(reason) => {
-                note(What { outcome: Outcome::Dropped, attempts, reason: Some(&reason), next: None });
+                about!(debug, letters, redaction, record, name(message), &reason, attempts, "dropped a message");
+                note(What { outcome: Outcome::Dropped, attempts, reason: Some(&reason), next: None }, scratch);
                 return tally(&mut counts.dropped, label(reason));
             }
             Verdict::Finish => {
-                note(finished);
+                note(finished, scratch);
                 return counts.finished.push(record.timestamp);
             }
-            Verdict::Forward => match self.forward(index, message, outbox, counts) {
+            Verdict::Forward => match self.forward(index, message, &mut scratch.outbox, counts) {
                 Ok(None) => {
-                    note(finished);
+                    note(finished, scratch);
                     return counts.finished.push(record.timestamp);
                 }
                 Ok(Some(next)) => {
-                    note(What { outcome: Outcome::Forwarded, attempts, reason: None, next: Some(next.as_str()) });
+                    note(
+                        What { outcome: Outcome::Forwarded, attempts, reason: None, next: Some(next.as_str()) },
+                        scratch,
+                    );
                     for copy in message.copies() {
-                        notes.copy(&self.settings.journal, &self.letters, index, message, &copy);
+                        scratch.notes.copy(&self.settings.journal, &self.letters, index, message, &copy);
                     }
                     counts.forwarded += 1;
                     return;
@@ -176,9 +200,17 @@ impl Stop {
             },
             Verdict::Reject(reason) | Verdict::Retry(reason) => reason,
         };
-        self.letters.write_after(&tries.failed, outbox, index, record, &reason, attempts);
-        note(self.rejected(&reason, attempts));
+        about!(warn, letters, redaction, record, name(message), &reason, attempts, "rejected a message");
+        self.letters.write_after(&tries.failed, &mut scratch.outbox, index, record, &reason, attempts);
+        note(self.rejected(&reason, attempts), scratch);
         tally(&mut counts.rejected, label(reason));
+    }
+
+    /// Makes the span of a hop, where hops are traced.
+    fn trace(&self, hop: &Hop<'_>, Scratch { outbox, spans, .. }: &mut Scratch) {
+        if let Some(tracer) = &self.tracer {
+            tracer.hop(hop, &self.letters, &self.settings.redaction, outbox, spans);
+        }
     }
 
     /// Sends a message on to its next stop, and its copies to theirs. Gives where it goes, if anywhere, or why it cannot.
@@ -217,6 +249,14 @@ impl Stop {
     }
 }
 
+/// The id of a message as the log has it.
+fn name<'m>(message: &'m Message<'_>) -> Option<Cow<'m, str>> {
+    match message.departs_with() {
+        Some(id) => Some(id.to_string().into()),
+        None => message.id().map(|id| shorten(id).into()),
+    }
+}
+
 /// What a reason is counted under: as it is where it is fixed, else up to its first colon, so that particulars neither
 /// make it many nor come into the log.
 fn label(reason: Reason) -> Reason {
@@ -242,7 +282,7 @@ impl Default for Tries {
 /// What came of handling a range of a batch.
 pub(super) enum Judged {
     /// All up to `to` may be settled; then `retry` says why the next one is to be tried again.
-    Up { to: usize, tally: Tally, retry: Option<std::borrow::Cow<'static, str>> },
+    Up { to: usize, tally: Tally, retry: Option<Cow<'static, str>> },
     /// One of several messages made the handler panic.
     Panicked,
     /// What the handler needs is away.

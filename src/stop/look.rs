@@ -12,6 +12,7 @@ use crate::{
     cache::Counts,
     health::{Health, Needs, Snapshot},
     stats::{SharedStats, Stats},
+    trace::{self, Tracer},
 };
 
 /// Between two looks at what costs a question to a service.
@@ -28,6 +29,7 @@ pub struct Watched {
     stats: SharedStats,
     health: Health,
     cache: Option<Arc<Counts>>,
+    spans: Option<Arc<trace::Counts>>,
 }
 
 impl Watched {
@@ -52,6 +54,11 @@ impl Watched {
     pub fn cache(&self) -> Option<&Counts> {
         self.cache.as_deref()
     }
+
+    /// What became of its spans, where it is traced.
+    pub fn spans(&self) -> Option<&trace::Counts> {
+        self.spans.as_deref()
+    }
 }
 
 /// When a stop last looked at what.
@@ -73,6 +80,7 @@ impl Stop {
             stats: self.stats.clone(),
             health: self.health.clone(),
             cache: self.cache.clone(),
+            spans: self.tracer.as_ref().map(Tracer::counts),
         }
     }
 

@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::{
     backoff::{Absence, persist, waits},
@@ -34,6 +34,7 @@ use crate::{
     journal::{self, Notes},
     shutdown::Shutdown,
     stats::{SharedStats, Stats, Tally},
+    trace::{Spans, Tracer, Traces},
 };
 
 mod judge;
@@ -68,6 +69,7 @@ pub struct Stop {
     health: Health,
     cache: Option<Arc<Counts>>,
     drain: Option<Member>,
+    tracer: Option<Tracer>,
     on_read: Option<Box<dyn Fn(u64) + Send>>,
 }
 
@@ -88,6 +90,7 @@ impl Stop {
             health: Health::default(),
             cache: None,
             drain: None,
+            tracer: None,
             on_read: None,
         }
     }
@@ -114,6 +117,12 @@ impl Stop {
     /// Ends when the input is used up, here and at all other members of the same drain.
     pub fn drain(mut self, member: Member) -> Self {
         self.drain = Some(member);
+        self
+    }
+
+    /// Makes spans of what becomes of its messages.
+    pub fn traced(mut self, traces: &Traces) -> Self {
+        self.tracer = Some(Tracer::new(traces, &self.letters, self.terms.beginning));
         self
     }
 
@@ -292,6 +301,9 @@ impl Stop {
                     let _ = self.health.tried(Needs::Handler, Ok::<_, anyhow::Error>(()));
                     self.health.ails(self.handler.ill());
                     self.settle(&batch, from..to, &scratch.outbox, &tally, subscription, shutdown)?;
+                    if let Some(tracer) = &self.tracer {
+                        tracer.settled(&mut scratch.spans);
+                    }
                     if to > from {
                         (from, tries) = (to, Tries::default());
                         retry_waits = waits(self.settings.retry.first, self.settings.retry.max);
@@ -315,7 +327,6 @@ impl Stop {
                 }
             };
             if let Some(reason) = retry {
-                debug!(stop = self.letters.stop, attempt = tries.attempt, "retry: {reason}");
                 tries.failed.push(self.letters.trouble(&reason, tries.attempt));
                 tries.attempt += 1;
                 alone_until = alone_until.max(from + 1);
@@ -387,6 +398,7 @@ struct Scratch {
     memory: Memory,
     outbox: Outbox,
     notes: Notes,
+    spans: Spans,
 }
 
 /// Runs several stops, each in a thread of its own, until all have ended. Where one fails, the others are told to end,

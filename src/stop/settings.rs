@@ -8,6 +8,7 @@ use crate::{
     bus::Topic,
     config::Config,
     journal,
+    log::Redaction,
     slip::{Limits, Stops},
 };
 
@@ -24,6 +25,8 @@ pub struct Settings {
     pub error_topic: Topic,
     /// What is noted of each hop, and where.
     pub journal: Arc<journal::Options>,
+    /// What of a message comes into the log.
+    pub redaction: Redaction,
     /// How long the end of the process waits for what is in flight.
     pub shutdown_timeout: Duration,
     /// How long the start waits for the bus; `None` for ever.
@@ -39,6 +42,7 @@ impl From<&Config> for Settings {
             stops: Arc::new(Stops::new(config.slip_topics())),
             error_topic: config.error_topic.clone(),
             journal: Arc::new(config.journal.clone()),
+            redaction: Redaction::new(config.log.redact),
             shutdown_timeout: config.shutdown_timeout,
             connect_timeout: None,
         }

@@ -21,6 +21,7 @@ use crate::{
     slip::{Limits, Message, Stops},
 };
 
+mod log;
 mod look;
 mod routes;
 
@@ -37,6 +38,7 @@ fn settings() -> Settings {
         stops: Arc::new(Stops::new([topic("Here"), topic("Next")])),
         error_topic: topic("Error"),
         journal: Arc::new(Config::load(None, [] as [(&str, &str); 0]).unwrap().journal),
+        redaction: Default::default(),
         shutdown_timeout: Duration::from_secs(1),
         connect_timeout: Some(Duration::from_secs(5)),
     }

@@ -12,6 +12,7 @@ use axum::{
     },
     http::StatusCode,
 };
+use indicatif::ProgressBar;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
@@ -221,7 +222,8 @@ async fn act(app: &App, act: Act, places: Vec<String>, dry_run: bool) -> Result<
     if let Some(wrong) = places.iter().find(|place| !is_place(place)) {
         return Err(Problem::bad_request(format!("places: {wrong:?} is no PARTITION/OFFSET, as in \"0/12\"")));
     }
-    let order = Order { act, selection: Selection { ids: places, filter: Filter::default() }, rate: 0.0, dry_run };
+    let selection = Selection { ids: places, filter: Filter::default() };
+    let order = Order { act, selection, rate: 0.0, dry_run, bar: ProgressBar::hidden() };
     let acted = app.desks.at(move |desk, _| {
         let (mut counts, mut left) = (Counts::default(), Vec::new());
         repair::carry_out(desk, &order, &mut counts, &mut |letters, fates| {

@@ -21,7 +21,7 @@ fn help_and_errors_are_as_frozen() {
             again.env_remove(&name);
         }
     }
-    let output = again.env("COLUMNS", "100").output().expect("run this test again");
+    let output = again.env("COLUMNS", "100").env("METROBUS_LOG_FORMAT", "text").output().expect("run this test again");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");

@@ -31,13 +31,13 @@ fn push(fleet: &Fleet, lines: &str) {
 }
 
 /// A process, and where it says that it listens.
-struct Watched {
+pub struct Watched {
     process: Process,
     address: SocketAddr,
 }
 
 impl Watched {
-    fn start(fleet: &Fleet, arguments: &[&str]) -> Watched {
+    pub fn start(fleet: &Fleet, arguments: &[&str]) -> Watched {
         let mut process = fleet.metrobus(arguments).spawn();
         process.wait_for_stderr("listens on http://", DEADLINE);
         let said = process.stderr_text();
@@ -47,7 +47,7 @@ impl Watched {
     }
 
     /// Status, head and body.
-    fn get(&self, path: &str) -> (u16, String, String) {
+    pub fn get(&self, path: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.address).expect("connect");
         stream.set_read_timeout(Some(SOON)).expect("a timeout");
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("ask");
@@ -71,14 +71,14 @@ impl Watched {
     }
 
     /// The samples of /metrics.
-    fn metrics(&self) -> BTreeMap<String, f64> {
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
         let (status, head, body) = self.get("/metrics");
         assert_eq!(status, 200);
         assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
         samples(&body)
     }
 
-    fn end(mut self) -> String {
+    pub fn end(mut self) -> String {
         self.process.signal(Signal::TERM);
         self.process.wait(DEADLINE).assert_code(0).stderr
     }

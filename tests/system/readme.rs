@@ -97,6 +97,7 @@ impl Reader {
             shell.env_remove(name);
         }
         let paths = std::env::var("PATH").unwrap_or_default();
+        shell.env("METROBUS_LOG_FORMAT", "text");
         shell.env_remove("RUST_LOG").env("PATH", format!("{}:{paths}", self.programs.root().display()));
         shell.stdout(File::create(&stdout).expect("a file")).stderr(File::create(&stderr).expect("a file"));
         let mut child = shell.spawn().expect("start a shell");
@@ -318,6 +319,9 @@ fn every_name_on_the_page_exists() {
         "metro-bus-2026-11-21",
         "metrobus_inserted_timestamp",
         "log.ndjson.2026-11-21.000001",
+        "METROBUS_LOG_FORMAT",
+        "traceparent",
+        "metrobus_spans_total",
     ];
     let of_the_library = ["Handler", "message.revise(Revision::Insert(stops))", "Replace", "End"];
     for span in spans() {
@@ -325,6 +329,7 @@ fn every_name_on_the_page_exists() {
         let exists = match first {
             _ if known.contains(&span.as_str()) || of_the_library.contains(&span.as_str()) => true,
             _ if first.starts_with("METROBUS__") => true, // see below
+            _ if first.starts_with("RUST_LOG=") => true,
             "metrobus" | "make" | "docker" | "cargo" => true,
             _ if first.starts_with('/') => {
                 let routes = [include_str!("../../src/http/mod.rs"), include_str!("../../src/web/mod.rs")].concat();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow, bail};
 use clap::{ArgGroup, Args, Command, FromArgMatches};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::{Which, open};
@@ -15,6 +16,7 @@ use crate::{
         repair::{Act, Counts, Fate, Order, Selection, carry_out, source, stop},
         replay::{Replay, Way},
     },
+    progress,
     roles::{Context, print},
     rules::Rules,
     slip::Stops,
@@ -108,9 +110,13 @@ pub fn discard(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
 
 fn run(chosen: Chosen, act: Act, rate: f64, context: &Context) -> Result<()> {
     let Chosen { ids, which, dry_run, json, .. } = chosen;
-    let order = Order { act, selection: Selection { ids, filter: which.filter() }, rate, dry_run };
     let bus = context.bus()?;
     let mut desk = open(&*bus, context)?;
+    let bar = match dry_run || json {
+        true => ProgressBar::hidden(),
+        false => progress::of_topic(&*bus, &context.config.error_topic, u64::MAX),
+    };
+    let order = Order { act, selection: Selection { ids, filter: which.filter() }, rate, dry_run, bar };
     let mut counts = Counts::default();
     let mut telling = Telling { order: &order, json, left: 0 };
     let done = carry_out(&mut desk, &order, &mut counts, &mut |letters, fates| telling.lot(letters, fates));

@@ -3,10 +3,12 @@
 use std::{fmt, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
+use indicatif::ProgressBar;
 
 use crate::{
     backoff::persist,
     bus::{Headers, Reader, Record, Topic},
+    progress,
     roles::{
         Context,
         pusher::{Lines, key_of, open},
@@ -27,7 +29,7 @@ pub struct Messages {
 
 enum Source {
     File { name: String, lines: Lines, key: String },
-    Topic(Option<Box<dyn Reader>>),
+    Topic(Option<Box<dyn Reader>>, ProgressBar),
 }
 
 /// Where a message stands.
@@ -76,7 +78,16 @@ impl Messages {
             bus.connect()?;
             bus.reader(topic, last)
         })?;
-        Ok(Self { source: Source::Topic(reader), shutdown: context.shutdown.clone() })
+        let bar = progress::of_topic(&*bus, topic, last);
+        Ok(Self { source: Source::Topic(reader, bar), shutdown: context.shutdown.clone() })
+    }
+
+    /// Shows no progress, where what is told shows it, on the same terminal.
+    pub fn quietly(mut self) -> Self {
+        if let Source::Topic(_, bar) = &mut self.source {
+            *bar = ProgressBar::hidden();
+        }
+        self
     }
 
     /// Calls `plan` with every record, with where it stands, and whether more is at hand.
@@ -106,15 +117,17 @@ impl Messages {
                     plan(lines.has_next(), record, Place::Line(line))?;
                 }
             }
-            Source::Topic(None) => Ok(()),
-            Source::Topic(Some(reader)) => {
+            Source::Topic(None, _) => Ok(()),
+            Source::Topic(Some(reader), bar) => {
                 while !self.shutdown.requested() && !reader.at_end() {
                     let batch = persist("the bus", None, &self.shutdown, || reader.poll(BATCH, POLL))?;
                     for record in batch.iter().flat_map(|batch| batch.iter()) {
                         let place = Place::Record { partition: record.partition, offset: record.offset };
                         plan(true, record, place)?;
                     }
+                    bar.inc(batch.map_or(0, |batch| batch.len() as u64));
                 }
+                bar.finish_and_clear();
                 Ok(())
             }
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::server::signal_child;
 use super::{Scratch, Signal, read_text, try_until};
 
-/// One call of `metrobus`. It inherits the environment but for METROBUS_* and RUST_LOG.
+/// One call of `metrobus`, with its log as text. It inherits the environment but for METROBUS_* and RUST_LOG.
 #[derive(Debug)]
 #[must_use]
 pub struct Metrobus {
@@ -122,7 +122,8 @@ impl Metrobus {
                 command.env_remove(&name);
             }
         }
-        command.envs(self.environment);
+        // What a person would read, though nobody's terminal is here
+        command.env("METROBUS_LOG_FORMAT", "text").envs(self.environment);
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
         }

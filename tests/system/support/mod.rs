@@ -18,6 +18,7 @@ mod kafka_client;
 mod opensearch;
 mod redis;
 mod server;
+mod terminal;
 mod tests;
 
 use std::collections::HashSet;
@@ -36,6 +37,7 @@ pub use kafka_client::{NewRecord, Record, produce_with, read_all_with};
 pub use opensearch::{OpenSearch, client};
 pub use redis::Redis;
 pub use rustix::process::Signal;
+pub use terminal::run_on_terminal;
 
 /// A temporary folder, removed with its content when dropped; kept where METROBUS_TEST_KEEP is set.
 pub struct Scratch(tempfile::TempDir);
