@@ -81,6 +81,7 @@ pub mod stop;
 mod terminal;
 pub mod traffic;
 pub mod web;
+pub mod webhook;
 
 /// The Rust in the README compiles.
 #[cfg(doctest)]
