@@ -5,4 +5,5 @@
 //! [`breaker`]), and which request a message in switch's shape asks for ([`template`]).
 
 pub mod address;
+pub mod signature;
 pub mod target;
