@@ -5,5 +5,7 @@
 //! [`breaker`]), and which request a message in switch's shape asks for ([`template`]).
 
 pub mod address;
+pub mod breaker;
+pub mod schedule;
 pub mod signature;
 pub mod target;
