@@ -9,3 +9,4 @@ pub mod breaker;
 pub mod schedule;
 pub mod signature;
 pub mod target;
+pub mod template;
