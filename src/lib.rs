@@ -66,6 +66,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod drain;
 pub mod error;
+pub mod gateway;
 pub mod handler;
 pub mod health;
 pub mod http;
