@@ -2,8 +2,8 @@
 //!
 //! A token chooses nothing: not its algorithm, which has to be the configured one; not its key, so `kid`, `jku`, `jwk` and `x5u` are
 //! not even read; and what it says is critical (`crit`) is refused, as nothing is known here that could be. What is said of
-//! pitfalls in RFC 8725 is kept to. Signatures are checked by ring; what is around them is little, and is here, because the
-//! libraries for it read `alg` before they are asked, pass over `crit` and take tokens of any size.
+//! pitfalls in RFC 8725 is kept to. Signatures are checked by ring, which TLS needs anyway. What is around them is little and stands
+//! here: the crate jsonwebtoken passes over `crit`, takes tokens of any size, and brings a second set of algorithms.
 
 use std::{fmt, fs, path::Path, str::FromStr, time::Duration};
 
