@@ -160,11 +160,27 @@ fn the_query_is_as_pythons_requests_would_have_it() {
 
 #[test]
 fn headers_of_the_connection_are_left_out() {
-    let mut names: Vec<String> = LEFT_OUT.iter().map(|name| (*name).to_owned()).collect();
-    names.extend(names.clone().iter().map(|name| name.to_ascii_uppercase()));
-    names.extend(["Webhook-Id", "webhook-timestamp", "WEBHOOK-SIGNATURE"].map(str::to_owned));
+    let names = [
+        "Host",
+        "host",
+        "Content-Length",
+        "TRANSFER-ENCODING",
+        "Connection",
+        "Keep-Alive",
+        "Proxy-Connection",
+        "Proxy-Authorization",
+        "Proxy-Authenticate",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "HTTP2-Settings",
+        "Expect",
+        "Webhook-Id",
+        "webhook-timestamp",
+        "WEBHOOK-SIGNATURE",
+    ];
     for name in names {
-        assert_eq!(header(json!({ &name: "x" }), &name), None, "{name}");
+        assert_eq!(header(json!({ name: "x" }), name), None, "{name}");
     }
     let named = json!({"Connection": "close, X-Secret", "x-secret": "1", "x-other": "2"});
     assert_eq!(header(named.clone(), "x-secret"), None);
