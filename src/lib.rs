@@ -66,6 +66,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod drain;
 pub mod error;
+pub mod gateway;
 pub mod handler;
 pub mod health;
 pub mod http;
@@ -84,6 +85,7 @@ mod terminal;
 pub mod trace;
 pub mod traffic;
 pub mod web;
+pub mod webhook;
 
 /// The Rust in the README compiles.
 #[cfg(doctest)]
