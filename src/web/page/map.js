@@ -253,7 +253,8 @@ export function createMap(choose, letters) {
     }
     const inOrder = [...nodes.values()].sort((a, b) => (down ? a.y - b.y || a.x - b.x : a.x - b.x || a.y - b.y));
     under.replaceChildren(...[...edges.values()].map((edge) => edge.path));
-    over.replaceChildren(...inOrder.map((node) => node.group), ...[...edges.values()].map((edge) => edge.label).filter(Boolean));
+    // A label that lies where a node is goes below it
+    over.replaceChildren(...[...edges.values()].map((edge) => edge.label).filter(Boolean), ...inOrder.map((node) => node.group));
     flow.edges = [...edges.values()];
     const roving = [...nodes.values()].some((node) => node.group.getAttribute('tabindex') === '0');
     const first = inOrder.find((node) => node.kind === 'stop') ?? inOrder.find((node) => node.reachable);
