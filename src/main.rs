@@ -14,8 +14,14 @@ use tracing::error;
 
 fn main() -> ExitCode {
     let call = cli::parse();
-    // The demo's table tells what its stops would
-    let log = log::start(&call.global, if call.role.name == "demo" { "warn" } else { "info" });
+    let level = match call.role.name {
+        // Its table tells what its stops would
+        "demo" => "warn",
+        // Its screen tells, and a line would tear it
+        "top" => "off",
+        _ => "info",
+    };
+    let log = log::start(&call.global, level);
     std::panic::set_hook(Box::new(|panic| {
         // The message may quote a payload, the place does not
         let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);

@@ -1,6 +1,7 @@
 //! What it costs to be looked at: a hop whose numbers are asked for while the page is open, and the page itself.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -46,8 +47,8 @@ const ENTRIES: usize = 5;
 /// Pages that are open at once.
 const PAGES: usize = 200;
 
-/// What the page loads.
-const ASSETS: [&str; 4] = ["/", "/app.js", "/style.css", "/icon.svg"];
+/// Where the parts of the page lie.
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/web/page");
 
 pub fn run(bench: &mut Bench) {
     on_sqlite(bench);
@@ -137,7 +138,10 @@ fn page(bench: &mut Bench) {
     sqlite::remove(bench, BUSY);
     let address = free_address();
     let web = start_web(bench, address, &[("SQLITE__PATH", BUSY)]);
-    let bytes: usize = ASSETS.iter().map(|path| get(address, path).map_or(0, |body| body.len())).sum();
+    let parts = fs::read_dir(PAGE).expect("the parts of the page").map(|part| part.expect("a part").file_name());
+    let names = parts.map(|name| name.to_string_lossy().replace("index.html", ""));
+    let part = |name: String| get(address, &format!("/{name}")).expect("a part of the page");
+    let bytes: usize = names.map(|name| part(name).len()).sum();
     bench.report.figure("the page, all it loads", bytes as f64 / 1e3, Unit::Kilobytes, AtMost(150.0));
     let seen = Arc::new(AtomicU64::new(0));
     let end = Arc::new(AtomicBool::new(false));

@@ -666,11 +666,12 @@ fn fifty_stops_stay_smooth() {
     })";
     browser.call("Performance.enable", json!({"timeDomain": "threadTicks"}));
     // Frames wait for whatever else the machine does, so the best of three counts; the page's own work is its own
-    let (mut best, mut work) = (Value::Null, f64::MAX);
+    let (mut best, mut work, mut made) = (Value::Null, f64::MAX, u64::MAX);
     for _ in 0..3 {
         let before = busy(&browser);
         let found = browser.evaluate(measure);
         work = work.min(busy(&browser) - before);
+        made = made.min(found["added"].as_u64().expect("a number"));
         if best.is_null() || found["p95"].as_f64() < best["p95"].as_f64() {
             best = found;
         }
@@ -678,8 +679,8 @@ fn fifty_stops_stay_smooth() {
     say(&format!("fifty stops, 5 s of the page: {work:.2} s of work, {best}"));
     assert!(work < 1.5, "the page works {work} s of 5");
     assert!(best["p50"].as_f64().is_some_and(|p50| p50 <= 40.0), "{best}");
-    // Numbers change in place: no picture makes the map anew
-    assert!(best["added"].as_i64().is_some_and(|added| added < 50), "{best}");
+    // Numbers change in place: no picture makes the map anew, only a way that nobody has gone before
+    assert!(made < 50, "{made} elements were made");
     assert_well(&browser, &[&web]);
     drop(pusher);
     wait_until("the feed to end", DEADLINE, || feed.is_finished().then_some(()));
