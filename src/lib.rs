@@ -25,7 +25,7 @@
 //! 2. [`handler`]: what a stop does, messages in and verdicts out.
 //! 3. [`stop`]: the loop around it: poll, handle, advance, settle. Helped by [`dead_letter`], [`drain`], [`backoff`],
 //!    [`shutdown`] and [`stats`]; what it tells of itself is in [`health`], [`http`], [`log`] and [`trace`].
-//! 4. [`rules`]: which route a message takes.
+//! 4. [`rules`]: which route a message takes. [`filter`]: which messages a subscriber wants.
 //! 5. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
 //! 6. [`cache`]: look-ups by key, in files, LMDB and Redis.
 //! 7. [`journal`]: what happened at each hop, published with the hop itself; its index, and journeys found in it.
@@ -66,6 +66,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod drain;
 pub mod error;
+pub mod filter;
 pub mod gateway;
 pub mod handler;
 pub mod health;

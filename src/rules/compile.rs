@@ -13,7 +13,7 @@ use regex::RegexBuilder;
 
 use super::{
     functions::Function,
-    node::{Constant, Macro, MacroKind, Node, Operator, Root},
+    node::{Constant, Macro, MacroKind, Names, Node, Operator, Root},
 };
 
 /// Longest expression, in bytes.
@@ -82,16 +82,16 @@ impl Wrong {
 }
 
 /// Compiles a condition: what is known not to be true or false is refused.
-pub fn condition(text: &str, fields: &mut Fields) -> Result<Node, Wrong> {
-    let node = expression(text, fields)?;
+pub fn condition(text: &str, names: Names, fields: &mut Fields) -> Result<Node, Wrong> {
+    let node = expression(text, names, fields)?;
     match gives(&node) {
         None | Some("true or false") => Ok(node),
         Some(other) => Err(Wrong::whole(format_args!("gives {other}, must give true or false"))),
     }
 }
 
-/// Compiles an expression; `fields` takes the fields that it names.
-pub fn expression(text: &str, fields: &mut Fields) -> Result<Node, Wrong> {
+/// Compiles an expression in which `names` are at hand; `fields` takes the fields of the payload that it names.
+pub fn expression(text: &str, names: Names, fields: &mut Fields) -> Result<Node, Wrong> {
     if text.trim().is_empty() {
         return Err(Wrong::whole("is empty"));
     }
@@ -101,7 +101,7 @@ pub fn expression(text: &str, fields: &mut Fields) -> Result<Node, Wrong> {
     let parse = || -> Result<Node, Wrong> {
         let parser = Parser::new().max_recursion_depth(DEEPEST as u16);
         let (parsed, source) = parser.parse_with_source_info(text).map_err(|errors| syntax(&errors))?;
-        let mut compiler = Compiler { text, source: &source, fields, locals: Vec::new() };
+        let mut compiler = Compiler { text, source: &source, names, fields, locals: Vec::new() };
         compiler.node(&parsed, 0)
     };
     let parsed = thread::scope(|scope| {
@@ -128,6 +128,7 @@ fn syntax(errors: &cel::parser::ParseErrors) -> Wrong {
 struct Compiler<'a> {
     text: &'a str,
     source: &'a SourceInfo,
+    names: Names,
     fields: &'a mut Fields,
     /// The variables of the macros around.
     locals: Vec<String>,
@@ -183,9 +184,15 @@ impl Compiler<'_> {
         if let Some(local) = self.locals.iter().rposition(|local| local == name) {
             return Ok(Node::Local(local, name.to_owned()));
         }
-        let root = Root::ALL.iter().find(|(known, _)| *known == name);
+        let root = self.names.iter().find(|(known, _)| *known == name);
         let root = root.ok_or_else(|| {
-            self.wrong(at, format_args!("unknown name `{name}`; payload, headers, key, topic and now are at hand"))
+            let known: Vec<_> = self.names.iter().map(|(known, _)| *known).collect();
+            let known = match known.as_slice() {
+                [only] => format!("{only} is"),
+                [rest @ .., last] => format!("{} and {last} are", rest.join(", ")),
+                [] => "nothing is".to_owned(),
+            };
+            self.wrong(at, format_args!("unknown name `{name}`; {known} at hand"))
         })?;
         Ok(Node::Root(root.1))
     }

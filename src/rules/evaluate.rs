@@ -28,6 +28,11 @@ const MATCHING: u64 = 4;
 /// Of a payload beyond this size, in bytes, all fields that rules name are found in one pass.
 const LARGE: usize = 4096;
 
+/// What may be done over a payload of so many bytes.
+pub fn allowance(bytes: usize) -> Work {
+    Work::new(STEPS + (bytes / BYTES_A_STEP) as u64)
+}
+
 /// What an expression is evaluated over.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
@@ -44,6 +49,11 @@ impl<'a> Subject<'a> {
         let record = &message.record;
         Self { payload: message.payload.object(), headers: record.headers, key: record.key, topic, now }
     }
+
+    /// A payload alone, for expressions that can name nothing else.
+    pub fn payload(payload: Object<'a>) -> Self {
+        Self { payload, headers: Headers::from_encoded(&[]), key: None, topic: "", now: Timestamp(0) }
+    }
 }
 
 /// The values of one message while the rules are asked, the fields of its payload as they have been found.
@@ -57,10 +67,10 @@ pub struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     pub fn new(subject: Subject<'a>, fields: &'a Fields) -> Self {
-        let steps = STEPS + (subject.payload.raw().len() / BYTES_A_STEP) as u64;
+        let work = allowance(subject.payload.raw().len());
         let mut found = SmallVec::new();
         found.resize_with(fields.len(), || None);
-        Self { subject, fields, found, locals: Vec::new(), work: Work::new(steps) }
+        Self { subject, fields, found, locals: Vec::new(), work }
     }
 
     /// Whether `condition` holds.

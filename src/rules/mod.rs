@@ -9,6 +9,7 @@
 
 mod check;
 mod compile;
+mod condition;
 mod evaluate;
 mod explain;
 mod functions;
@@ -26,13 +27,16 @@ use smallvec::SmallVec;
 use uuid::Uuid;
 
 pub use check::{Checked, check, notes};
+pub(crate) use compile::{DEEPEST, LONGEST, Wrong};
+pub(crate) use condition::Condition;
+pub(crate) use evaluate::allowance;
 use evaluate::{Evaluation, Subject};
 pub use explain::{Explained, Part};
 pub use options::{OnError, Options, TestOptions};
 pub use routing::Routing;
 pub use set::{Action, Assignments, Rule, Rules};
 pub use time::Timestamp;
-use value::Fault;
+pub(crate) use value::{Fault, Work, double};
 
 use crate::{handler::Verdict, slip::Message};
 

@@ -77,8 +77,11 @@ pub enum Root {
     Now,
 }
 
+/// What an expression may name, and what that is.
+pub type Names = &'static [(&'static str, Root)];
+
 impl Root {
-    pub const ALL: [(&'static str, Self); 5] = [
+    pub const ALL: Names = &[
         ("payload", Self::Payload),
         ("headers", Self::Headers),
         ("key", Self::Key),

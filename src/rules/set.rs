@@ -10,7 +10,7 @@ use super::{
     OnError, Options,
     compile::{self, Fields, Wrong},
     evaluate::Evaluation,
-    node::Node,
+    node::{Node, Root},
     options::RuleOptions,
     routing::Routing,
     value::Fault,
@@ -120,14 +120,14 @@ impl Rules {
         let error = |part: &str, message: String| config.error(&format!("{key}{part}"), message);
         let whole = |message: String| error("", format!("rule {name} {message}"));
         let condition = when.map(|when| {
-            let compiled = compile::condition(&when, &mut self.fields);
+            let compiled = compile::condition(&when, Root::ALL, &mut self.fields);
             compiled.map_err(|wrong| expression_error(config, &format!("{key}.when"), &name, &when, &wrong))
         });
         let condition = condition.transpose()?;
         let mut compiled = Vec::new();
         for (field, text) in set {
             let part = format!("{key}.set.{}", crate::config::name_text(&field));
-            let node = compile::expression(&text, &mut self.fields);
+            let node = compile::expression(&text, Root::ALL, &mut self.fields);
             compiled.push((field, node.map_err(|wrong| expression_error(config, &part, &name, &text, &wrong))?));
         }
         let action = match (route, drop, reject) {

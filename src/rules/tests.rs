@@ -583,7 +583,7 @@ proptest! {
     fn an_expression_and_what_is_shown_of_it_give_the_same(text in nearly(), payload in json()) {
         let Ok(rules) = one("true", &text) else { return Ok(()) };
         let mut fields = compile::Fields::default();
-        let shown = compile::expression(&text, &mut fields).unwrap().to_string();
+        let shown = compile::expression(&text, node::Root::ALL, &mut fields).unwrap().to_string();
         let message = Message::parse_untrusted(record(&payload, &[]), &Limits::default()).unwrap();
         let given = |rules: &Rules| match rules.judge(&message, Timestamp(0)).outcome {
             Outcome::Matched(_, set) => set[0].1.get().to_owned(),

@@ -426,7 +426,8 @@ fn numbers(left: &Value<'_>, right: &Value<'_>) -> Option<Ordering> {
     }
 }
 
-fn double(left: f64, right: i128) -> Option<Ordering> {
+/// Compares what they are, exactly; `None` where `left` is no number.
+pub fn double(left: f64, right: i128) -> Option<Ordering> {
     if left.is_nan() {
         return None;
     }
