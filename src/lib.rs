@@ -29,7 +29,9 @@
 //! 5. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
 //! 6. [`cache`]: look-ups by key, in files, LMDB and Redis.
 //! 7. [`journal`]: what happened at each hop, published with the hop itself; its index, and journeys found in it.
-//! 8. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them, `terminal` draws what they print.
+//!    [`traffic`]: what goes on at present, read from it; [`web`]: the page that shows both.
+//! 8. [`gateway`] and [`webhook`]: who may bring messages by HTTP, and how they leave by it.
+//! 9. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them, `terminal` draws what they print.
 //!
 //! # A stop of your own
 //!
@@ -83,6 +85,7 @@ pub mod slip;
 pub mod stats;
 pub mod stop;
 mod terminal;
+mod tls;
 pub mod trace;
 pub mod traffic;
 pub mod web;

@@ -129,3 +129,8 @@ impl fmt::Display for Outcome {
 pub(crate) fn now_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros() as i64)
 }
+
+/// What a reason is counted under: its text up to the first colon.
+pub(crate) fn label(reason: &str) -> &str {
+    reason.split(':').next().unwrap_or_default().trim_end()
+}

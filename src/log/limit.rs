@@ -139,12 +139,11 @@ impl<H: Hasher> Visit for Fault<H> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use tracing::{info, warn};
-    use tracing_subscriber::fmt::{MakeWriter, format};
+    use tracing_subscriber::fmt::format;
 
     use super::*;
+    use crate::log::lines::Lines;
 
     fn place() -> Identifier {
         struct Place;
@@ -177,26 +176,6 @@ mod tests {
         assert_eq!((told, limit.left_out()), (FAULTS, 980));
     }
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl<'a> MakeWriter<'a> for Lines {
-        type Writer = Self;
-        fn make_writer(&'a self) -> Self {
-            self.clone()
-        }
-    }
-
     /// Three messages of one fault, one of another, and as often something that is no fault.
     fn tell(json: bool) -> Vec<String> {
         let (lines, limit) = (Lines::default(), Arc::new(Limit::default()));
@@ -218,7 +197,7 @@ mod tests {
                 tracing::subscriber::with_default(log.with_ansi(false).event_format(format).finish(), told);
             }
         }
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         text.lines().map(str::to_owned).collect()
     }
 

@@ -6,6 +6,8 @@
 
 pub(crate) mod about;
 mod limit;
+#[cfg(test)]
+pub(crate) mod lines;
 
 use std::{
     env,

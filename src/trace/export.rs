@@ -47,8 +47,7 @@ pub(super) struct Export {
 
 impl Export {
     pub fn start(endpoint: &str, service: &str) -> anyhow::Result<Self> {
-        // One for all of the process, whoever is first
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::tls::use_ring();
         let base = endpoint.trim_end_matches('/').trim_end_matches("/v1/traces");
         let exporter = SpanExporter::builder().with_http();
         let exporter = exporter.with_endpoint(format!("{base}/v1/traces")).with_timeout(TIMEOUT);

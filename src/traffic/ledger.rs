@@ -7,7 +7,7 @@ use super::{
     picture::{Edge, Reason, Recent, Stop, StopHistory, Volume},
     rate::Rate,
 };
-use crate::journal::{Entry, Hop, Id, Outcome};
+use crate::journal::{Entry, Hop, Id, Outcome, label};
 
 /// What is told apart at most: what stands in the journal may be anybody's to write. Stops, topics of one, ways.
 const STOPS: usize = 1000;
@@ -186,8 +186,7 @@ impl Counts {
         let Some(reason) = run.reason.filter(|_| matches!(run.outcome, Outcome::Dropped | Outcome::Rejected)) else {
             return;
         };
-        // What stands behind the colon differs from message to message
-        let reason = shortened(reason.split(':').next().unwrap_or_default().trim_end());
+        let reason = shortened(label(reason));
         let known = self.reasons.contains_key(&(run.outcome, reason.clone()));
         let reason = if known || self.reasons.len() < REASONS { reason } else { OTHER.to_owned() };
         self.reasons.entry((run.outcome, reason)).or_default().add(run.count, second);

@@ -20,6 +20,15 @@ pub struct Picture {
     pub edges: Vec<Edge>,
 }
 
+impl Picture {
+    /// Whether it shows what `other` does, whenever that was taken.
+    pub(super) fn shows_as(&self, other: &Self) -> bool {
+        let Self { time: _, since, bus, journal, topics, stops, edges } = self;
+        (since, bus, journal) == (&other.since, &other.bus, &other.journal)
+            && (topics, stops, edges) == (&other.topics, &other.stops, &other.edges)
+    }
+}
+
 /// Whether something is there, and if not, why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct State {

@@ -2,11 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -22,6 +18,7 @@ use crate::{
     bus::{Backlog, Batch, Bus, BusError, Reader, Topic},
     config::Config,
     journal::{Entry, Level, now_us},
+    shutdown::Shutdown,
 };
 
 /// Between two pictures.
@@ -61,7 +58,7 @@ struct Shared {
     stops: Vec<Topic>,
     error_topic: Topic,
     start: Instant,
-    ending: AtomicBool,
+    shutdown: Shutdown,
     state: Mutex<Seen>,
 }
 
@@ -83,7 +80,7 @@ pub fn watch(bus: Arc<dyn Bus>, config: &Config) -> std::io::Result<Watch> {
         stops: config.stop_topics(),
         error_topic: config.error_topic.clone(),
         start: Instant::now(),
-        ending: AtomicBool::new(false),
+        shutdown: Shutdown::default(),
         state: Mutex::new(seen),
     });
     let (send, pictures) = watch::channel(Arc::new(shared.picture()));
@@ -121,7 +118,7 @@ impl Watch {
 /// Ends the threads, and waits for them for a second at most.
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.shared.ending.store(true, Ordering::Relaxed);
+        self.shared.shutdown.request();
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
         let _ = ended.recv_timeout(LAST);
     }
@@ -130,18 +127,6 @@ impl Drop for Watch {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ends(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
-    }
-
-    /// Waits, or less where the end has come.
-    fn pause(&self, time: Duration) {
-        let end = Instant::now() + time;
-        while !self.ends() && Instant::now() < end {
-            std::thread::sleep((end - Instant::now()).min(Duration::from_millis(20)));
-        }
     }
 
     /// Seconds, by the clock that rates go by.
@@ -154,7 +139,7 @@ impl Shared {
         let mut following = Following::default();
         let mut absence: Option<Absence> = None;
         let mut shown = Instant::now();
-        while !self.ends() {
+        while !self.shutdown.requested() {
             let wait = match following.step(self) {
                 Ok(()) => {
                     absence.take().inspect(Absence::over);
@@ -171,24 +156,24 @@ impl Shared {
                 shown = Instant::now();
                 self.show(pictures);
             }
-            self.pause(wait);
+            self.shutdown.pause(wait);
         }
     }
 
     fn show(&self, pictures: &watch::Sender<Arc<Picture>>) {
         let picture = self.picture();
         pictures.send_if_modified(|last| {
-            let same = Picture { time: last.time, ..picture.clone() } == **last;
-            if !same {
+            let changed = !picture.shows_as(last);
+            if changed {
                 *last = Arc::new(picture);
             }
-            !same
+            changed
         });
     }
 
     /// Looks again and again at what waits.
     fn look(&self) {
-        while !self.ends() {
+        while !self.shutdown.requested() {
             let begun = Instant::now();
             let topics = self.topics();
             let found = self.bus.backlogs(&topics);
@@ -203,7 +188,7 @@ impl Shared {
                 }
             }
             drop(seen);
-            self.pause(LOOK.max(begun.elapsed() * SHARE));
+            self.shutdown.pause(LOOK.max(begun.elapsed() * SHARE));
         }
     }
 
@@ -259,7 +244,7 @@ impl Following {
     /// Reads once, where there is a journal, and opens what is not open.
     fn step(&mut self, shared: &Shared) -> Result<(), BusError> {
         if shared.level == Level::Off {
-            shared.pause(POLL);
+            shared.shutdown.pause(POLL);
             return Ok(());
         }
         let reader = match &mut self.reader {

@@ -133,8 +133,7 @@ fn judge(allowed: &Allowed, address: SocketAddr) -> Result<(), Refused> {
 /// itself, and follows no redirect, which would lead past [`Target::parse`]. An address for a host is never resolved, so give it
 /// URLs of a [`Target`] alone.
 pub fn client(resolver: Resolver) -> ClientBuilder {
-    // Where another part of the process has chosen one already, that one stays
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::tls::use_ring();
     ClientBuilder::new().no_proxy().redirect(redirect::Policy::none()).dns_resolver(Arc::new(resolver))
 }
 

@@ -199,7 +199,7 @@ impl Admin {
             let empty = || TopicInfo { name: name.to_owned(), partitions: 0, records: 0, groups: Vec::new() };
             let info = infos.entry(name).or_insert_with(empty);
             info.partitions += 1;
-            info.records += end.saturating_sub(*start).max(0) as u64;
+            info.records += unread(None, *start, *end);
         }
         let groups = self.client.inner().fetch_group_list(None, WAIT).map_err(|error| self.waits(&error))?;
         let mut groups: Vec<_> = groups.groups().iter().map(|group| group.name()).collect();
@@ -217,9 +217,7 @@ impl Admin {
             for name in reads {
                 let left = partitions.iter().zip(&committed).zip(starts.iter().zip(&ends));
                 let left = left.filter(|((partition, _), _)| partition.0 == name);
-                // Where the group has committed nothing it begins at the start
-                let left = left.map(|((_, offset), (&start, &end))| end - offset.unwrap_or(start).clamp(start, end));
-                let lag = left.sum::<i64>() as u64;
+                let lag = left.map(|((_, offset), (&start, &end))| unread(*offset, start, end)).sum();
                 let info = infos.get_mut(name);
                 info.into_iter().for_each(|info| info.groups.push(GroupInfo { name: group.to_owned(), lag }));
             }
@@ -258,11 +256,8 @@ impl Admin {
             let waiting = reads.contains(name).then_some(0);
             let empty = || Backlog { topic: name.to_owned(), records: 0, waiting };
             let backlog = backlogs.entry(name).or_insert_with(empty);
-            let end = end.max(start);
-            // Where the group has committed nothing it begins at the start
-            let left = end - offset.unwrap_or(start).clamp(start, end);
-            backlog.records += (end - start) as u64;
-            backlog.waiting.iter_mut().for_each(|waiting| *waiting += left as u64);
+            backlog.records += unread(None, start, end);
+            backlog.waiting.iter_mut().for_each(|waiting| *waiting += unread(offset, start, end));
         }
         Ok(backlogs.into_values().collect())
     }
@@ -271,6 +266,13 @@ impl Admin {
     fn member(&self, group: &str) -> Result<raw::Consumer, String> {
         raw::Consumer::new("", &self.settings.reader(group), &self.settings.health)
     }
+}
+
+/// Records of a partition from `start` to `end` that a group has not read, which has committed `offset`; without one it begins
+/// at the start.
+fn unread(offset: Option<i64>, start: i64, end: i64) -> u64 {
+    // They were asked for one after the other, so retention may have been between
+    end.saturating_sub(offset.unwrap_or(start).max(start)).max(0) as u64
 }
 
 /// Reads a member's assignment as assignors write it (ConsumerProtocolAssignment: version, then topics with partitions).

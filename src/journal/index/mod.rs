@@ -28,7 +28,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, Transactio
 
 pub use query::{Count, Filter, Found};
 
-use super::{Entry, Id, Options, entry::Damaged};
+use super::{Entry, Id, Options, entry::Damaged, label};
 use crate::bus::{Batch, Record};
 
 /// "mbjx": tells our files from those of other programs.
@@ -283,11 +283,6 @@ impl Marks {
         all.dedup();
         Ok(Self { all, offsets })
     }
-}
-
-/// What a reason is counted under: its text up to the first colon.
-fn label(reason: &str) -> &str {
-    reason.split(':').next().unwrap_or_default().trim_end()
 }
 
 /// Entries on their way into the tables.

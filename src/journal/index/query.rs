@@ -4,8 +4,8 @@ use anyhow::Result;
 use rusqlite::{Row, named_params, params};
 use serde::Serialize;
 
-use super::{Index, NO_TEXT, field_mark, id_mark, key_mark, label};
-use crate::journal::{Entry, Hop, Id, Outcome};
+use super::{Index, NO_TEXT, field_mark, id_mark, key_mark};
+use crate::journal::{Entry, Hop, Id, Outcome, label};
 
 /// Entries about a place that are looked through at most: their ranges may overlap where hops were repeated.
 const ABOUT_A_PLACE: i64 = 100;

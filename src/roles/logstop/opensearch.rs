@@ -350,8 +350,7 @@ fn authorities(path: &PathBuf) -> anyhow::Result<Vec<Certificate>> {
 }
 
 fn client(timeout: Duration, ca: Vec<Certificate>) -> reqwest::Result<Client> {
-    // Whoever comes second finds the same one installed
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::tls::use_ring();
     // Straight to where the configuration says: no proxy of the environment, no redirection, with a login in hand
     let builder = Client::builder()
         .user_agent(concat!("metrobus/", env!("CARGO_PKG_VERSION")))

@@ -1,23 +1,7 @@
 //! What of a message is told where its handler fails.
 
-use std::io;
-
 use super::*;
-use crate::log::Redaction;
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::log::{Redaction, lines::Lines};
 
 /// What is told while a handler sees a secret and drops, rejects, tries again, panics, and sends to where it must not.
 fn told(redaction: Redaction) -> String {
@@ -35,14 +19,13 @@ fn told(redaction: Redaction) -> String {
         }
     });
     let lines = Lines::default();
-    let writer = lines.clone();
-    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(lines.clone());
     tracing::subscriber::with_default(log.with_ansi(false).finish(), || {
         let settings = Settings { redaction, ..settings() };
         let stop = Stop::new("tester", &topic("Here"), handler, settings).drain(Drain::default().join());
         stop.run(&bus, &Shutdown::default()).unwrap();
     });
-    String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    lines.text()
 }
 
 #[test]
