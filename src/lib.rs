@@ -30,7 +30,7 @@
 //! 6. [`cache`]: look-ups by key, in files, LMDB and Redis.
 //! 7. [`journal`]: what happened at each hop, published with the hop itself; its index, and journeys found in it.
 //!    [`traffic`]: what goes on at present, read from it; [`web`]: the page that shows both.
-//! 8. [`gateway`] and [`webhook`]: who may bring messages by HTTP, and how they leave by it.
+//! 8. [`gateway`]: messages come in by HTTP. [`subscriber`] and [`webhook`]: who is told of them, and how.
 //! 9. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them, `terminal` draws what they print.
 //!
 //! # A stop of your own
@@ -84,6 +84,7 @@ pub mod shutdown;
 pub mod slip;
 pub mod stats;
 pub mod stop;
+pub mod subscriber;
 mod terminal;
 mod tls;
 pub mod trace;

@@ -9,7 +9,7 @@
 //!
 //! | field | value |
 //! | --- | --- |
-//! | `id` | text, a UUID given where the journey began |
+//! | `id` | text, a UUID given where the journey began, or before that in the record header [`ID_HEADER`] |
 //! | `rule`, `rules` | text: the rule that gave it its route, and the hash of all of them |
 //! | `parent` | text: the id of the message that this one is a copy of |
 //! | `deadline` | a whole number: when its time is up, milliseconds since the epoch |
@@ -63,6 +63,9 @@ impl Default for Limits {
         Self { message_bytes: 10 << 20, hops: 64, depth: 128 }
     }
 }
+
+/// The record header with the id of a message that has no slip yet: a UUID, hyphenated, in lower case.
+pub const ID_HEADER: &str = "metrobus-id";
 
 /// The topics that a slip may name.
 #[derive(Clone, Debug, Default)]
@@ -173,10 +176,23 @@ impl<'a> Message<'a> {
         self.whole
     }
 
-    /// The message's id, where its slip has one.
+    /// The message's id: that of its slip, else the one that it was given before it had a slip.
     pub fn id(&self) -> Option<&'a str> {
-        let Leg::OnItsWay(Slip { id: Some(id), .. }) = &self.leg else { return None };
+        let Leg::OnItsWay(Slip { id: Some(id), .. }) = &self.leg else { return self.given_id().map(|(text, _)| text) };
         id.strip_prefix('"')?.strip_suffix('"')
+    }
+
+    /// The id that the record's headers give it: whoever accepted the message, as the gateway does, told it to its sender.
+    fn given_id(&self) -> Option<(&'a str, Uuid)> {
+        let text = std::str::from_utf8(self.record.headers.get(ID_HEADER)?).ok()?;
+        let id = Uuid::try_parse(text).ok()?;
+        // One spelling, so that one message has one name
+        (id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text).then_some((text, id))
+    }
+
+    /// The id with which its journey begins: the one that it was given, else a new one.
+    pub fn id_to_depart_with(&self) -> Uuid {
+        self.given_id().map_or_else(Uuid::now_v7, |(_, id)| id)
     }
 
     /// When its time is up, in milliseconds since the epoch, where its slip says so.

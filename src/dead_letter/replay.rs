@@ -7,8 +7,6 @@
 
 use std::borrow::Cow;
 
-use uuid::Uuid;
-
 use super::{Letter, PREFIX, assignment::Assignment, history};
 use crate::{
     bus::{Headers, Outbox, Record, Topic},
@@ -144,7 +142,7 @@ impl Replay {
         let now = rules::now();
         let judgement = rules.judge(&message, now);
         let rule = judgement.rule_name().map(str::to_owned);
-        match judgement.carry_out(&mut message, now, Uuid::now_v7) {
+        match judgement.carry_out(&mut message, now, |message| message.id_to_depart_with()) {
             Verdict::Drop(reason) => return Err(format!("the rules drop it now: {reason}")),
             Verdict::Reject(reason) | Verdict::Retry(reason) => return Err(format!("the rules reject it: {reason}")),
             Verdict::Forward | Verdict::Finish => {}
@@ -204,6 +202,8 @@ fn headers(record: &Record<'_>, replays: Option<u32>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use uuid::Uuid;
 
     use super::*;
     use crate::{bus::Batch, config::Config, dead_letter::DeadLetters};

@@ -6,7 +6,6 @@ use std::{
 };
 
 use tracing::warn;
-use uuid::Uuid;
 
 use super::{Context, Kind, Role};
 use crate::{
@@ -60,7 +59,7 @@ impl Handler for Busdriver {
                 // What failed is the payload's affair and no name of it comes into the log
                 *self.failures.entry(format!("rule {} failed", failure.rule.name())).or_default() += 1;
             }
-            verdicts.push(judgement.carry_out(message, now, Uuid::now_v7));
+            verdicts.push(judgement.carry_out(message, now, |message| message.id_to_depart_with()));
         }
         self.tell();
         Ok(verdicts)

@@ -296,7 +296,7 @@ mod tests {
             let planned: Value = serde_json::from_slice(&planned).unwrap();
             let done = match Message::parse_untrusted(record, &limits) {
                 Err(malformed) => json!({"reject": malformed.to_string()}),
-                Ok(mut message) => match rules.judge(&message, now).carry_out(&mut message, now, Uuid::nil) {
+                Ok(mut message) => match rules.judge(&message, now).carry_out(&mut message, now, |_| Uuid::nil()) {
                     Verdict::Drop(reason) => json!({"drop": reason}),
                     Verdict::Reject(reason) => json!({"reject": reason}),
                     _ => {

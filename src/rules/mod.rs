@@ -146,7 +146,12 @@ impl<'a> Judgement<'a> {
     }
 
     /// Does with the message what was judged at the time `now`; where it departs, it does with `id`.
-    pub fn carry_out(&self, message: &mut Message<'_>, now: Timestamp, id: impl FnOnce() -> Uuid) -> Verdict {
+    pub fn carry_out(
+        &self,
+        message: &mut Message<'_>,
+        now: Timestamp,
+        id: impl FnOnce(&Message<'_>) -> Uuid,
+    ) -> Verdict {
         if let Some(remark) = self.remark() {
             message.remark(remark);
         }
@@ -157,7 +162,8 @@ impl<'a> Judgement<'a> {
                         return Verdict::reject(format!("set a field: {error}"));
                     }
                 }
-                message.depart(&routing.route, id());
+                let id = id(message);
+                message.depart(&routing.route, id);
                 routing.expires(now).into_iter().for_each(|deadline| message.expire(deadline));
                 routing.copies.iter().for_each(|copy| message.send_copy(copy));
                 Verdict::Forward

@@ -286,7 +286,7 @@ route = ["Log"]
 fn driven(rules: &Rules, payload: &str) -> String {
     let mut message = Message::parse_untrusted(record(payload, &[]), &Limits::default()).unwrap();
     let judgement = rules.judge(&message, Timestamp(0));
-    match judgement.carry_out(&mut message, Timestamp(0), Uuid::nil) {
+    match judgement.carry_out(&mut message, Timestamp(0), |_| Uuid::nil()) {
         Verdict::Forward => {
             let mut out = Vec::new();
             message.write_next(&mut out);
@@ -332,7 +332,7 @@ fn a_rule_sends_copies_and_gives_a_deadline() {
         let rules = rules(toml).unwrap();
         let mut message = Message::parse_untrusted(record("{}", &[]), &Limits::default()).unwrap();
         let now = Timestamp(5_000_000);
-        rules.judge(&message, now).carry_out(&mut message, now, Uuid::nil);
+        rules.judge(&message, now).carry_out(&mut message, now, |_| Uuid::nil());
         let mut values = vec![Vec::new()];
         message.write_next(&mut values[0]);
         for copy in message.copies() {
@@ -365,7 +365,7 @@ fn rules_that_failed_before_are_named_to_the_journal() {
     let remark = |payload: &str, toml: &str| {
         let rules = rules(toml).unwrap();
         let mut message = Message::parse_untrusted(record(payload, &[]), &Limits::default()).unwrap();
-        rules.judge(&message, Timestamp(0)).carry_out(&mut message, Timestamp(0), Uuid::nil);
+        rules.judge(&message, Timestamp(0)).carry_out(&mut message, Timestamp(0), |_| Uuid::nil());
         message.remarked().map(str::to_owned)
     };
     assert_eq!(remark(r#"{"message_type_code":"A","v":1}"#, TWO), None);

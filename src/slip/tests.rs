@@ -380,3 +380,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_id_given_before_there_was_a_slip_is_the_messages_unless_a_slip_says_otherwise() {
+    const GIVEN: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let id = |value: &str, header: Option<&str>| {
+        let mut headers = Vec::new();
+        Headers::push(&mut headers, ID_HEADER, header.map(str::as_bytes));
+        let record = Record { headers: Headers::from_encoded(&headers), ..record(Some(value.as_bytes())) };
+        let message = Message::parse(record, &Limits::default(), stops()).unwrap();
+        (message.id().map(str::to_owned), message.id_to_depart_with())
+    };
+    let given: Uuid = GIVEN.parse().unwrap();
+    assert_eq!(id(r#"{"a":1}"#, Some(GIVEN)), (Some(GIVEN.into()), given));
+    let slip = r#"{"header":{"route":["Log"],"id":"7"},"payload":{}}"#;
+    assert_eq!(id(slip, Some(GIVEN)).0.as_deref(), Some("7"));
+    // What is no UUID, or another spelling of one, is nobody's
+    for odd in [None, Some(""), Some("7"), Some(&*GIVEN.to_uppercase()), Some(&*given.simple().to_string())] {
+        let (id, departs) = id(r#"{"a":1}"#, odd);
+        assert!(id.is_none() && departs != given, "{odd:?}");
+    }
+}

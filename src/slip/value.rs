@@ -41,6 +41,11 @@ impl<'a> Checked<'a> {
             Err(error) => Err(Malformed::NotJson(error.to_string())),
         }
     }
+
+    /// The object, without the white space around it.
+    pub fn whole(&self) -> &'a str {
+        self.whole
+    }
 }
 
 /// The fields that make a value a message with a slip.
@@ -75,6 +80,13 @@ impl<'a> Parts<'a> {
         });
         let [header, payload] = parts;
         twice.map_or(Ok(Self { own, header, payload }), |name| Err(Malformed::Twice(name)))
+    }
+}
+
+impl Parts<'_> {
+    /// Whether it is taken for a message with a slip.
+    pub fn has_slip(&self) -> bool {
+        self.header.is_some() && self.payload.is_some()
     }
 }
 
