@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
@@ -61,7 +61,6 @@ pub(super) struct Shared {
 /// A lane, as others see it.
 #[derive(Clone)]
 pub(super) struct Handle {
-    pub name: String,
     pub commands: UnboundedSender<Command>,
     /// Deliveries that it has been offered and has not looked at.
     pub queued: Arc<AtomicUsize>,
@@ -73,6 +72,7 @@ pub(super) struct Handle {
 /// All that delivers in a process.
 pub struct Engine {
     shared: Arc<Shared>,
+    /// Read while messages are taken, so that nobody is forgotten for whom something is just being taken.
     subscribers: RwLock<Arc<Subscribers>>,
     numbers: RwLock<HashMap<String, i64>>,
     /// Taken at the end.
@@ -82,11 +82,11 @@ pub struct Engine {
     ended: [Shutdown; 2],
 }
 
-fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -137,9 +137,9 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Those who are called at present.
-    pub fn subscribers(&self) -> Arc<Subscribers> {
-        Arc::clone(&read(&self.subscribers))
+    /// Those who are called at present. They stay while this is held, so hold it for no longer than a batch.
+    pub(super) fn subscribers(&self) -> RwLockReadGuard<'_, Arc<Subscribers>> {
+        read(&self.subscribers)
     }
 
     pub fn counts(&self) -> &Arc<Counts> {
@@ -153,13 +153,6 @@ impl Engine {
 
     /// From now on these are called and no others. What waited for one that is gone is forgotten.
     pub fn update(&self, subscribers: Arc<Subscribers>) -> Result<()> {
-        let gone: Vec<(i64, String)> = {
-            let known = self.shared.store.subscribers()?;
-            known.into_iter().filter(|(_, name)| subscribers.named(name).is_none()).collect()
-        };
-        for (number, name) in gone {
-            self.remove(number, &name)?;
-        }
         let mut new = Vec::new();
         for subscriber in subscribers.iter() {
             let number = self.number(&subscriber.name);
@@ -169,7 +162,12 @@ impl Engine {
             }
         }
         self.add(&new)?;
-        *write(&self.subscribers) = subscribers;
+        *write(&self.subscribers) = Arc::clone(&subscribers);
+        for (number, name) in self.shared.store.subscribers()? {
+            if subscribers.named(&name).is_none() {
+                self.remove(number, &name)?;
+            }
+        }
         Ok(())
     }
 

@@ -129,7 +129,6 @@ impl Lane {
         let (sender, commands) = unbounded_channel();
         let (queued, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let handle = Handle {
-            name: subscriber.name.clone(),
             commands: sender,
             queued: Arc::clone(&queued),
             told: Arc::clone(&told),

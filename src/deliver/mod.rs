@@ -28,6 +28,7 @@ mod intake;
 mod lane;
 mod letters;
 mod loads;
+pub mod options;
 mod outcomes;
 pub mod request;
 mod sender;

@@ -31,6 +31,7 @@ mod completions;
 mod config;
 mod contactpoint;
 mod dead;
+mod deliver;
 mod demo;
 mod journal;
 mod journeys;
@@ -56,6 +57,7 @@ pub const ROLES: &[Role] = &[
     contactpoint::ROLE,
     whitelist::ROLE,
     logstop::ROLE,
+    deliver::ROLE,
     make_data::ROLE,
     cache::ROLE,
     check::ROLE,
