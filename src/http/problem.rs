@@ -20,9 +20,9 @@ use crate::{
 pub struct Problem {
     status: StatusCode,
     detail: String,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
     /// A further member, for programs.
-    member: Option<(&'static str, Value)>,
+    member: Option<Box<(&'static str, Value)>>,
 }
 
 impl Problem {
@@ -50,16 +50,12 @@ impl Problem {
 
     /// With a header, in place of the one that it had.
     pub fn header(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self { header: Some(Box::new((name, value))), ..self }
     }
 
     /// With a member of its own beside those of the standard, in place of the one that it had.
     pub fn member(self, name: &'static str, value: Value) -> Self {
-        Self { member: Some((name, value)), ..self }
-    }
-
-    pub fn status(&self) -> StatusCode {
-        self.status
+        Self { member: Some(Box::new((name, value))), ..self }
     }
 }
 
@@ -67,12 +63,13 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or_default();
         let mut body = json!({"title": title, "status": self.status.as_u16(), "detail": self.detail});
-        if let Some((name, value)) = self.member {
+        if let Some(member) = self.member {
+            let (name, value) = *member;
             body[name] = value;
         }
         let kind = [(CONTENT_TYPE, "application/problem+json")];
         let mut response = (self.status, kind, body.to_string()).into_response();
-        response.headers_mut().extend(self.header);
+        response.headers_mut().extend(self.header.map(|header| *header));
         response
     }
 }
