@@ -252,7 +252,7 @@ fn add_query(url: &mut Url, params: &Pairs) -> Result<(), Unsendable> {
 }
 
 /// Of the connection, or of the body as it is sent: not a message's to say (RFC 9110, 7.6.1).
-const LEFT_OUT: &[&str] = &[
+pub const LEFT_OUT: &[&str] = &[
     "connection",
     "content-length",
     "expect",
