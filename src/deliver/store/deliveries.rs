@@ -97,8 +97,9 @@ impl Stored {
         Ok(Self {
             number: row.get(0)?,
             id: row.get(1)?,
-            topic: Topic::new(&topic)
-                .map_err(|error| rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, error.into()))?,
+            topic: Topic::new(&topic).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, error.into())
+            })?,
             partition: row.get(3)?,
             offset: row.get(4)?,
             timestamp: row.get(5)?,
@@ -153,6 +154,8 @@ pub struct Taken {
     pub offers: Vec<Offer>,
     /// Deliveries of each subscriber, those too that wait for others of their key.
     pub counts: HashMap<i64, u64>,
+    /// Subscribers for which something of it was taken before.
+    pub before: HashSet<i64>,
 }
 
 /// What is due for a subscriber.
@@ -216,7 +219,8 @@ struct Reader {
     connection: Connection,
     /// Messages that somebody has in memory.
     known: HashMap<i64, Weak<Stored>>,
-    version: i64,
+    /// How often somebody was enabled.
+    enabled: i64,
 }
 
 impl Deliveries {
@@ -230,12 +234,14 @@ impl Deliveries {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error).context(format!("lock {}", Path::new(&beside).display())),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).context(format!("lock {}", Path::new(&beside).display()));
+            }
         }
         writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         let newest: Option<i64> = writer.query_row("SELECT MAX(number) FROM messages", [], |row| row.get(0))?;
         taken::forget(&writer, milliseconds(SystemTime::now()))?;
-        let reader = Reader { connection: reader, known: HashMap::new(), version: 0 };
+        let reader = Reader { connection: reader, known: HashMap::new(), enabled: 0 };
         Ok(Some(Self {
             path: path.to_owned(),
             writer: Mutex::new(writer),
@@ -252,13 +258,13 @@ impl Deliveries {
         register(&mut writer, names).map_err(|error| self.error("write to", error))
     }
 
-    /// How the subscribers do, where another process has written since this was asked last: it may have enabled one.
+    /// How the subscribers do, where one was enabled since this was asked last, by another process.
     pub fn changed(&self) -> Result<Option<Vec<(i64, Standing)>>> {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut read = || -> rusqlite::Result<_> {
-            // Of this connection; what the other one of this process writes counts as well, which is no harm
-            let version = reader.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
-            if std::mem::replace(&mut reader.version, version) == version {
+            let count = "SELECT COALESCE(SUM(enabled), 0) FROM changes";
+            let enabled = reader.connection.prepare_cached(count)?.query_row([], |row| row.get(0))?;
+            if std::mem::replace(&mut reader.enabled, enabled) == enabled {
                 return Ok(None);
             }
             let all = "SELECT id, failing_since, failing_last, disabled, enabled FROM subscribers";
@@ -303,6 +309,7 @@ impl Deliveries {
         let (mut taken, mut new, mut seen) = (Taken::default(), Vec::new(), HashSet::new());
         for (incoming, mark) in incoming.iter().zip(marks) {
             if known.contains(mark) || !seen.insert(*mark) {
+                taken.before.extend(incoming.wants.iter().map(|want| want.subscriber));
                 continue;
             }
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -380,7 +387,10 @@ fn register(writer: &mut Connection, names: &[&str]) -> rusqlite::Result<Vec<(i6
                  (SELECT COUNT(*) FROM deliveries WHERE subscriber = subscribers.id)
              FROM subscribers WHERE name = ?1",
         )?;
-        all.push(of_name.query_row([name], |row| Ok((row.get(0)?, Standing::read(row, 1)?, row.get::<_, i64>(5)? as u64)))?);
+        all.push(
+            of_name
+                .query_row([name], |row| Ok((row.get(0)?, Standing::read(row, 1)?, row.get::<_, i64>(5)? as u64)))?,
+        );
     }
     transaction.commit()?;
     Ok(all)
@@ -421,13 +431,7 @@ fn hash(key: &[u8]) -> i64 {
     i64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn read_due(
-    reader: &mut Reader,
-    subscriber: i64,
-    now: i64,
-    held: &HashSet<i64>,
-    most: usize,
-) -> rusqlite::Result<Due> {
+fn read_due(reader: &mut Reader, subscriber: i64, now: i64, held: &HashSet<i64>, most: usize) -> rusqlite::Result<Due> {
     let Reader { connection, known, .. } = reader;
     let mut due = Due::default();
     let mut statement = connection.prepare_cached(
@@ -519,7 +523,9 @@ fn settle(
     for (subscriber, Standing { failing, disabled, .. }) in standings {
         let (since, last) = (failing.map(|it| milliseconds(it.since)), failing.map(|it| milliseconds(it.last)));
         transaction
-            .prepare_cached("UPDATE subscribers SET failing_since = ?2, failing_last = ?3, disabled = ?4 WHERE id = ?1")?
+            .prepare_cached(
+                "UPDATE subscribers SET failing_since = ?2, failing_last = ?3, disabled = ?4 WHERE id = ?1",
+            )?
             .execute(params![subscriber, since, last, disabled])?;
     }
     transaction.commit()?;
