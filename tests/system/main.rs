@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod compose;
 mod dead;
+mod deliver;
 mod faults;
 mod fleet;
 mod http;
