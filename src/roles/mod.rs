@@ -34,6 +34,7 @@ mod dead;
 mod demo;
 mod journal;
 mod journeys;
+mod listen;
 mod logstop;
 mod make_data;
 mod otherwise;
@@ -68,6 +69,7 @@ pub const ROLES: &[Role] = &[
     journeys::ROLE,
     journal::ROLE,
     web::ROLE,
+    listen::ROLE,
     config::ROLE,
     completions::ROLE,
 ];

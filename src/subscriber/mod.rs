@@ -4,12 +4,14 @@
 //! the two changes.
 
 mod config;
+mod edit;
 mod table;
 #[cfg(test)]
 mod tests;
 mod watch;
 
-pub use config::SubscriberOptions;
+pub use config::{SubscriberOptions, check_name, header, secrets_of};
+pub use edit::Editor;
 pub use watch::{Watched, check, load};
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
