@@ -77,13 +77,15 @@ async fn answer(mut response: Response) -> Outcome {
     match status {
         StatusCode::GONE => Outcome::Gone,
         status if status.is_success() => Outcome::Success,
-        status if status.is_redirection() => Outcome::Failure(format!("{status}, and redirects are not followed"), None),
+        status if status.is_redirection() => {
+            Outcome::Failure(format!("{status}, and redirects are not followed"), None)
+        }
         status => Outcome::Failure(status.to_string(), asked),
     }
 }
 
 /// What went wrong, without the URL, of which a part may be secret.
-fn failure(error: reqwest::Error, timeout: Duration) -> String {
+pub(crate) fn failure(error: reqwest::Error, timeout: Duration) -> String {
     if error.is_timeout() {
         return format!("no answer within {}", humantime::format_duration(timeout));
     }

@@ -15,13 +15,12 @@ use tracing::{error, info};
 use super::{Context, Kind, Role};
 use crate::{
     bus::{Bus, Topic},
-    config::Config,
     deliver::{Counts, Engine, Intake, options::Options, store::Deliveries},
     drain::Drain,
     http::Stops,
     shutdown::Shutdown,
     stop::Stop,
-    subscriber::Watched,
+    subscriber::{Watched, readable},
     trace::Traces,
 };
 
@@ -83,22 +82,6 @@ fn own(options: &Options, context: &Context, counts: &Counts) -> Result<Option<D
         if context.shutdown.pause(STANDBY) {
             return Ok(None);
         }
-    }
-}
-
-/// Why no subscriber can have the messages of `topic`, where that is so: of each record one reader would get none.
-fn readable(config: &Config, topic: &Topic) -> Result<(), String> {
-    if let Some((stop, _)) = config.stop_sections().into_iter().find(|(_, read)| *read == topic.as_str()) {
-        return Err(format!("{topic} is read by {stop} too, and a group reads each record once"));
-    }
-    let own = [
-        (&config.error_topic, "error_topic"),
-        (&config.repair_topic, "repair_topic"),
-        (&config.journal.topic, "topic of the journal"),
-    ];
-    match own.iter().find(|(own, _)| *own == topic) {
-        Some((_, what)) => Err(format!("{topic} is the {what}, which nobody can subscribe to")),
-        None => Ok(()),
     }
 }
 
@@ -199,11 +182,7 @@ impl Deliver<'_> {
         self.context.count(stop)
     }
 
-    fn begin<'scope>(
-        &'scope self,
-        scope: &'scope thread::Scope<'scope, '_>,
-        stop: Stop,
-    ) -> Result<Reading<'scope>> {
+    fn begin<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>, stop: Stop) -> Result<Reading<'scope>> {
         self.stops.add(stop.watch());
         let (name, shutdown, bus) = (stop.name().to_owned(), Shutdown::default(), self.bus);
         let end = shutdown.clone();

@@ -67,7 +67,7 @@ fn run(matches: &ArgMatches, context: &Context) -> Result<()> {
     let forward = arguments.forward.as_deref().map(Forward::new).transpose();
     let forward = forward.map_err(|what| Misconfigured(format!("--forward: {what}")))?;
     let verifying = match keys.len() {
-        0 => "verifies nothing: no --secret-file".to_owned(),
+        0 => "verifies nothing, as there is no --secret-file".to_owned(),
         1 => "verifies with 1 key".to_owned(),
         count => format!("verifies with {count} keys"),
     };
@@ -81,7 +81,7 @@ fn run(matches: &ArgMatches, context: &Context) -> Result<()> {
         }
         _ => anyhow!("cannot listen on {address}: {error}"),
     })?;
-    info!("listens on http://{}, {verifying}", receiver.address());
+    info!("listens on http://{} and {verifying}", receiver.address());
     while !context.shutdown.pause(Duration::from_secs(3600)) {}
     Ok(receiver.end()?)
 }

@@ -42,6 +42,7 @@ mod otherwise;
 mod plan;
 mod pusher;
 mod run;
+mod subscriber;
 mod tail;
 mod top;
 mod topics;
@@ -71,6 +72,7 @@ pub const ROLES: &[Role] = &[
     journeys::ROLE,
     journal::ROLE,
     web::ROLE,
+    subscriber::ROLE,
     listen::ROLE,
     config::ROLE,
     completions::ROLE,

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tracing::{error, info};
 
 use super::{
-    Subscriber, Subscribers, config,
+    Subscriber, Subscribers, config, readable,
     table::{Table, Version},
 };
 use crate::{config::Config, deliver::options::Options, error::Misconfigured};
@@ -225,7 +225,10 @@ impl Watch {
                 Ok(_) if names.contains(&name) => {
                     faults.push(format!("{path}: subscriber {name}: there is another one of this name"));
                 }
-                Ok(subscriber) => taken.push(Arc::new(subscriber)),
+                Ok(subscriber) => match readable(&self.config, &subscriber.topic) {
+                    Ok(()) => taken.push(Arc::new(subscriber)),
+                    Err(why) => faults.push(format!("{path}: subscriber {name}: {why}")),
+                },
                 Err(why) => faults.push(format!("{path}: subscriber {name}: {why}")),
             }
             names.insert(name);
