@@ -21,7 +21,7 @@ use crate::{
 
 pub const ROLE: Role = Role {
     name: "listen",
-    about: "Receive webhooks here, for development: show them, verify them, answer or forward them",
+    about: "Receive webhooks for development: show, verify, answer or forward them",
     kind: Kind::Command { arguments: Arguments::augment_args as fn(Command) -> Command, run },
 };
 
@@ -43,7 +43,7 @@ struct Arguments {
     #[arg(long, value_name = "CODE", value_delimiter = ',', value_parser = status, default_value = "200")]
     status: Vec<StatusCode>,
     /// Answer each message with 500 that many times before
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     fail_first: u32,
     /// Wait that long before each answer, as in 20s
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "0s")]

@@ -277,6 +277,46 @@ fn a_secret_that_is_changed_in_its_file_counts() {
     }
 }
 
+#[test]
+fn a_secret_that_comes_after_the_subscriber_who_names_it_counts() {
+    let folder = Folder::new("");
+    let mut watch = Watch::new(&folder.config()).unwrap();
+    let mut looks = || {
+        let said = logged(|| (0..4).for_each(|_| watch.look()));
+        (said.matches("ERROR").count(), watch.current.load().iter().count())
+    };
+    folder.write(&one("a", &format!("secret_file = {:?}", folder.path("keys"))));
+    assert_eq!(looks(), (1, 0));
+    assert_eq!(looks(), (0, 0));
+    fs::write(folder.path("keys"), SECRET).unwrap();
+    assert_eq!(looks(), (0, 1));
+}
+
+/// A crash in the middle of writing leaves a journal behind, by which the next one who opens the file undoes it.
+#[test]
+fn what_a_crash_left_half_written_does_not_count() {
+    let folder = Folder::new("");
+    let switch = folder.switch();
+    switch.add(Some("True"), "https://example.com/1", "t");
+    // With no room for it in memory, what is not committed goes into the file
+    switch.0.execute_batch("PRAGMA cache_size = 1; PRAGMA cache_spill = 1; BEGIN IMMEDIATE").unwrap();
+    for _ in 0..500 {
+        switch.add(Some(&"True ".repeat(100)), "https://example.com/2", "t");
+    }
+    let crashed = folder.path("crashed");
+    fs::create_dir(&crashed).unwrap();
+    for name in ["switch.db", "switch.db-journal"] {
+        fs::copy(folder.path(name), crashed.join(name)).unwrap();
+    }
+    drop(switch);
+    let journal = fs::read(crashed.join("switch.db-journal")).unwrap();
+    assert!(journal.iter().any(|byte| *byte != 0), "the journal was written");
+    fs::rename(crashed.join("switch.db-journal"), folder.path("switch.db-journal")).unwrap();
+    fs::rename(crashed.join("switch.db"), folder.table()).unwrap();
+    let (subscribers, faults) = load(&folder.config()).unwrap();
+    assert_eq!((names(&subscribers), faults), (vec!["subscriber-1"], vec![]));
+}
+
 /// What `act` has logged.
 fn logged(act: impl FnOnce()) -> String {
     let lines = Lines::default();

@@ -89,6 +89,8 @@ pub(super) struct Watch {
     from_table: Vec<Arc<Subscriber>>,
     pub(super) current: Arc<ArcSwap<Subscribers>>,
     table: Table,
+    /// Files of secrets that the configuration names.
+    secret_files: Vec<PathBuf>,
     /// What needs no more attention: read, or found wrong.
     judged: Texts,
     seen: Texts,
@@ -127,6 +129,7 @@ impl Watch {
             from_file: Vec::new(),
             from_table: Vec::new(),
             current: Arc::default(),
+            secret_files: Vec::new(),
             judged: Texts::default(),
             seen: Texts::default(),
             judged_table: None,
@@ -151,15 +154,21 @@ impl Watch {
         if !settled || self.seen == self.judged {
             return false;
         }
-        self.judged = self.seen.clone();
         let reread = self.config.of_file(self.config.file());
-        if let Err(Misconfigured(why)) = reread.and_then(|config| self.take_file(&config)) {
+        let taken = reread.and_then(|config| self.take_file(&config));
+        // Further files may be named from now on. What was there before counts as it was: it may be another one by now
+        let Texts(mut judged) = self.texts();
+        for (path, text) in &mut judged {
+            if let Some(before) = self.seen.0.get(path) {
+                text.clone_from(before);
+            }
+        }
+        self.judged = Texts(judged);
+        self.seen = self.judged.clone();
+        if let Err(Misconfigured(why)) = taken {
             error!("{why}; the subscribers read before stay");
             return false;
         }
-        // Secrets of further files may be among what was taken
-        self.judged = self.texts();
-        self.seen = self.judged.clone();
         // Defaults and allowed networks hold for its rows too
         self.judged_table = None;
         true
@@ -201,6 +210,8 @@ impl Watch {
     /// Takes all that the configuration says, or nothing.
     fn take_file(&mut self, config: &Config) -> Result<(), Misconfigured> {
         let options = Options::new(config)?;
+        // Also where one of them is missing: it may come
+        self.secret_files = options.subscriber.iter().filter_map(|listed| listed.secret_file.clone()).collect();
         let (listed, errors) = config::listed(config, &options);
         if let Some(error) = errors.into_iter().next() {
             return Err(error);
@@ -250,12 +261,8 @@ impl Watch {
         };
         // Reading a pipe would take what is meant for others, and wait for it
         let file = self.config.file().filter(|path| path.metadata().map_or(true, |file| file.is_file()));
-        file.map(ToOwned::to_owned).into_iter().chain(self.secret_files()).for_each(&mut add);
+        let secrets = self.secret_files.iter().chain(self.table.secret_files()).cloned();
+        file.map(ToOwned::to_owned).into_iter().chain(secrets).for_each(&mut add);
         Texts(texts)
-    }
-
-    fn secret_files(&self) -> impl Iterator<Item = PathBuf> {
-        let listed = self.options.subscriber.iter().filter_map(|listed| listed.secret_file.clone());
-        listed.chain(self.table.secret_files().iter().cloned())
     }
 }
