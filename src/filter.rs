@@ -111,6 +111,15 @@ impl Filter {
         &self.text
     }
 
+    /// `"cel"` or `"python"`; `None` where it is empty.
+    pub fn language(&self) -> Option<&'static str> {
+        match self.test {
+            Test::Always => None,
+            Test::Cel(_) => Some("cel"),
+            Test::Python(_) => Some("python"),
+        }
+    }
+
     /// Whether the subscriber wants the message. A filter that fails does not.
     pub fn matches(&self, data: &Data<'_>) -> bool {
         self.judge(data).unwrap_or(false)

@@ -76,6 +76,7 @@ pub mod health;
 pub mod http;
 pub mod journal;
 mod json;
+pub mod listen;
 pub mod log;
 pub mod payload;
 mod progress;

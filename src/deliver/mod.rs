@@ -45,6 +45,7 @@ pub mod store;
 pub use counts::Counts;
 pub use engine::Engine;
 pub use intake::Intake;
+pub(crate) use sender::failure;
 
 /// The record header of a dead letter: whom it was for. Sent again, it goes to nobody else.
 pub const SUBSCRIBER_HEADER: &str = "metrobus-subscriber";

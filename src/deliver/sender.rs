@@ -85,7 +85,7 @@ async fn answer(mut response: Response) -> Outcome {
 }
 
 /// What went wrong, without the URL, of which a part may be secret.
-fn failure(error: reqwest::Error, timeout: Duration) -> String {
+pub(crate) fn failure(error: reqwest::Error, timeout: Duration) -> String {
     if error.is_timeout() {
         return format!("no answer within {}", humantime::format_duration(timeout));
     }

@@ -22,7 +22,7 @@ use crate::{
     http::Stops,
     shutdown::Shutdown,
     stop::Stop,
-    subscriber::{self, Subscribers, Watched},
+    subscriber::{self, Subscribers, Watched, readable},
     trace::Traces,
 };
 
@@ -94,22 +94,6 @@ pub(super) fn check(config: &Config) -> Vec<Misconfigured> {
 fn unreadable(config: &Config, subscribers: &Subscribers) -> Vec<Misconfigured> {
     let found = subscribers.topics().filter_map(|topic| readable(config, topic).err());
     found.map(|why| config.error("deliver.subscriber", why)).collect()
-}
-
-/// Why no subscriber can have the messages of `topic`, where that is so: of each record one reader would get none.
-fn readable(config: &Config, topic: &Topic) -> Result<(), String> {
-    if let Some((stop, _)) = config.stop_sections().into_iter().find(|(_, read)| *read == topic.as_str()) {
-        return Err(format!("{topic} is read by {stop} too, and a group reads each record once"));
-    }
-    let own = [
-        (&config.error_topic, "error_topic"),
-        (&config.repair_topic, "repair_topic"),
-        (&config.journal.topic, "topic of the journal"),
-    ];
-    match own.iter().find(|(own, _)| *own == topic) {
-        Some((_, what)) => Err(format!("{topic} is the {what}, which nobody can subscribe to")),
-        None => Ok(()),
-    }
 }
 
 struct Deliver<'a> {

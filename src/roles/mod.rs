@@ -36,12 +36,14 @@ mod demo;
 mod gateway;
 mod journal;
 mod journeys;
+mod listen;
 mod logstop;
 mod make_data;
 mod otherwise;
 mod plan;
 mod pusher;
 mod run;
+mod subscriber;
 mod tail;
 mod top;
 mod topics;
@@ -72,6 +74,8 @@ pub const ROLES: &[Role] = &[
     journeys::ROLE,
     journal::ROLE,
     web::ROLE,
+    subscriber::ROLE,
+    listen::ROLE,
     config::ROLE,
     completions::ROLE,
 ];

@@ -10,7 +10,7 @@ use std::{
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::Subscriber;
+use super::{Subscriber, readable};
 use crate::{
     bus::Topic,
     config::Config,
@@ -209,6 +209,10 @@ pub fn listed(config: &Config, defaults: &Options) -> (Vec<Subscriber>, Vec<Misc
         let twice = || (!names.insert(name)).then(|| format!("there is a subscriber {name} before"));
         if let Some(what) = check_name(name).err().or_else(twice) {
             errors.push(config.error(&format!("{key}.name"), what));
+            continue;
+        }
+        if let Err(what) = readable(config, &options.topic) {
+            errors.push(config.error(&format!("{key}.topic"), format!("subscriber {name}: {what}")));
             continue;
         }
         match options.build(defaults, &allowed) {

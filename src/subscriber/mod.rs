@@ -4,12 +4,14 @@
 //! the two changes.
 
 mod config;
+mod edit;
 mod table;
 #[cfg(test)]
 mod tests;
 mod watch;
 
-pub use config::SubscriberOptions;
+pub use config::{Fault, SubscriberOptions, check_name, header};
+pub use edit::Editor;
 pub use watch::{Watched, check, load};
 
 use std::{
@@ -22,6 +24,7 @@ use reqwest::header::HeaderMap;
 
 use crate::{
     bus::Topic,
+    config::Config,
     filter::Filter,
     webhook::{breaker, schedule::Schedule, signature::Secret, target::Target},
 };
@@ -51,6 +54,22 @@ pub struct Subscriber {
     /// Whether it is one of switch's table: then a message that has switch's shape is taken for one, see
     /// [`template`](crate::webhook::template).
     pub of_switch: bool,
+}
+
+/// Why nobody can have the messages of `topic`, where that is so: of each record one reader would get none.
+pub fn readable(config: &Config, topic: &Topic) -> Result<(), String> {
+    if let Some((stop, _)) = config.stop_sections().into_iter().find(|(_, read)| *read == topic.as_str()) {
+        return Err(format!("{topic} is read by {stop} too, and a group reads each record once"));
+    }
+    let own = [
+        (&config.error_topic, "error_topic"),
+        (&config.repair_topic, "repair_topic"),
+        (&config.journal.topic, "topic of the journal"),
+    ];
+    match own.iter().find(|(own, _)| *own == topic) {
+        Some((_, what)) => Err(format!("{topic} is the {what}, which nobody can subscribe to")),
+        None => Ok(()),
+    }
 }
 
 /// All subscribers that there are at a time.

@@ -14,7 +14,7 @@
 //! | | `headers` | an object of JSON |
 //! | | `concurrency`, `rate`, `ordered` | NULL is as `[deliver]` says |
 //!
-//! Whoever only looks opens the file for reading, so that it may be another's, open there at the time.
+//! Whoever only looks writes nothing, so that the file may be another's, open there at the time.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, Row, types::ValueRef};
+use rusqlite::{Connection, OpenFlags, Row, config::DbConfig, types::ValueRef};
 
 use super::{
     Subscriber,
@@ -110,11 +110,14 @@ pub(super) fn says(path: &Path, error: &rusqlite::Error) -> String {
     format!("the table of subscribers in {} cannot be used: {what}", path.display())
 }
 
-/// For reading.
+/// For reading, though not only: what a writer left half done when it crashed is undone by whoever comes next.
 fn open(path: &Path) -> rusqlite::Result<Connection> {
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "query_only", true)?;
+    // What another program left in its log beside the file is its own to bring in
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
 }
 

@@ -142,6 +142,8 @@ fn what_is_wrong_is_told_with_its_line_and_without_secrets() {
         ),
         (one("a", "").replace("https://", "ftp://s3cret"), "url: subscriber a: the URL must begin with http"),
         (one("a", "").replace("Orders", "a/b"), "deliver.subscriber[0].topic"),
+        (one("a", "").replace("Orders", "Source"), "topic: subscriber a: Source is read by busdriver too"),
+        (one("a", "").replace("Orders", "Journal"), "topic: subscriber a: Journal is the topic of the journal"),
         ("deliver.jitter = 3".to_owned(), "deliver.jitter: the jitter must be from 0 to 1, not 3"),
         (
             "deliver.allowed_networks = ['10/8']".to_owned(),
@@ -200,6 +202,7 @@ fn a_broken_row_is_left_out_alone() {
     switch.add(Some(""), "https://example.com/5", "t");
     switch.0.execute("UPDATE subscribers SET filter_expression = x'ff' WHERE id = 5", []).unwrap();
     switch.add(Some(""), "https://example.com/6", "t");
+    switch.add(Some(""), "https://example.com/7", "Source");
     let (subscribers, faults) = load(&folder.config()).unwrap();
     assert_eq!(names(&subscribers), ["subscriber-6", "subscriber-x"]);
     let table = folder.table();
@@ -209,10 +212,12 @@ fn a_broken_row_is_left_out_alone() {
         "row 3: topic: ",
         "row 4: target_url: the URL cannot be read",
         "row 5: filter_expression is no text",
+        "Source is read by busdriver too",
     ];
     assert_eq!(faults.len(), expected.len(), "{faults:?}");
     for (index, (fault, expected)) in faults.iter().zip(expected).enumerate() {
-        let whole = format!("{}: subscriber subscriber-{}: {expected}", table.display(), index + 1);
+        let row = if index < 5 { index + 1 } else { index + 2 };
+        let whole = format!("{}: subscriber subscriber-{row}: {expected}", table.display());
         assert!(fault.starts_with(&whole) && !fault.contains("s3cret"), "{fault}\n{whole}");
     }
     assert_eq!(check(&folder.config()).len(), expected.len());
@@ -270,6 +275,46 @@ fn a_secret_that_is_changed_in_its_file_counts() {
         assert!(begun.elapsed() < Duration::from_secs(20));
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn a_secret_that_comes_after_the_subscriber_who_names_it_counts() {
+    let folder = Folder::new("");
+    let mut watch = Watch::new(&folder.config()).unwrap();
+    let mut looks = || {
+        let said = logged(|| (0..4).for_each(|_| watch.look()));
+        (said.matches("ERROR").count(), watch.current.load().iter().count())
+    };
+    folder.write(&one("a", &format!("secret_file = {:?}", folder.path("keys"))));
+    assert_eq!(looks(), (1, 0));
+    assert_eq!(looks(), (0, 0));
+    fs::write(folder.path("keys"), SECRET).unwrap();
+    assert_eq!(looks(), (0, 1));
+}
+
+/// A crash in the middle of writing leaves a journal behind, by which the next one who opens the file undoes it.
+#[test]
+fn what_a_crash_left_half_written_does_not_count() {
+    let folder = Folder::new("");
+    let switch = folder.switch();
+    switch.add(Some("True"), "https://example.com/1", "t");
+    // With no room for it in memory, what is not committed goes into the file
+    switch.0.execute_batch("PRAGMA cache_size = 1; PRAGMA cache_spill = 1; BEGIN IMMEDIATE").unwrap();
+    for _ in 0..500 {
+        switch.add(Some(&"True ".repeat(100)), "https://example.com/2", "t");
+    }
+    let crashed = folder.path("crashed");
+    fs::create_dir(&crashed).unwrap();
+    for name in ["switch.db", "switch.db-journal"] {
+        fs::copy(folder.path(name), crashed.join(name)).unwrap();
+    }
+    drop(switch);
+    let journal = fs::read(crashed.join("switch.db-journal")).unwrap();
+    assert!(journal.iter().any(|byte| *byte != 0), "the journal was written");
+    fs::rename(crashed.join("switch.db-journal"), folder.path("switch.db-journal")).unwrap();
+    fs::rename(crashed.join("switch.db"), folder.table()).unwrap();
+    let (subscribers, faults) = load(&folder.config()).unwrap();
+    assert_eq!((names(&subscribers), faults), (vec!["subscriber-1"], vec![]));
 }
 
 /// What `act` has logged.
@@ -341,4 +386,74 @@ fn a_folder_or_an_empty_file_is_told_from_a_table() {
     fs::write(folder.path("empty"), "").unwrap();
     assert!(read(&folder.path("empty")).unwrap().is_empty());
     assert!(read(folder.0.path()).err().unwrap().contains("cannot be used"));
+}
+
+fn wish(name: &str, url: &str) -> SubscriberOptions {
+    let text = format!("name = {name:?}\ntopic = \"t\"\nurl = {url:?}\n");
+    toml::from_str(&text).unwrap()
+}
+
+#[test]
+fn what_is_added_is_read_again_and_switch_can_go_on() {
+    let folder = Folder::new("");
+    let switch = folder.switch();
+    switch.add(Some("True"), "https://example.com/1", "t");
+    let mut editor = Editor::open(&folder.table()).unwrap();
+    let mut cel = wish("cel", "https://example.com/2");
+    cel.filter = Some("data.a == 1".into());
+    (cel.secrets, cel.concurrency, cel.rate) = (vec![SECRET.into(), SECRET.into()], Some(3), Some(0.5));
+    (cel.ordered, cel.headers) = (Some(true), [("X-A".to_owned(), "b".to_owned())].into());
+    assert_eq!(editor.add(&cel).unwrap(), "cel");
+    let mut python = wish("", "https://example.com/3");
+    python.python = Some("data['a'] == 1".into());
+    assert_eq!(editor.add(&python).unwrap(), "subscriber-3");
+    assert_eq!(editor.add(&cel).unwrap_err(), "there is a subscriber cel already");
+    let (subscribers, faults) = load(&folder.config()).unwrap();
+    assert_eq!((names(&subscribers), faults), (vec!["cel", "subscriber-1", "subscriber-3"], vec![]));
+    let read = subscribers.named("cel").unwrap();
+    assert_eq!((read.secrets.len(), read.concurrency, read.rate, read.ordered), (2, 3, Some(0.5), true));
+    assert_eq!(
+        (read.headers["x-a"].to_str().unwrap(), read.filter.text(), read.of_switch),
+        ("b", "data.a == 1", false)
+    );
+    assert_eq!(subscribers.named("subscriber-3").unwrap().filter.text(), "data['a'] == 1");
+    // What switch sees: it sends nothing where it cannot tell who wants what, and goes on to write
+    let filters = "SELECT group_concat(filter_expression, '|') FROM subscribers WHERE deleted_at IS NULL";
+    let seen = || switch.0.query_row(filters, [], |row| row.get::<_, String>(0)).unwrap();
+    assert_eq!(seen(), "True|False|data['a'] == 1");
+    switch.add(Some("True"), "https://example.com/4", "t");
+    assert!(editor.remove("cel").unwrap() && editor.remove("subscriber-1").unwrap());
+    assert!(
+        !editor.remove("cel").unwrap()
+            && !editor.remove("subscriber-1").unwrap()
+            && !editor.remove("subscriber-2").unwrap()
+    );
+    assert_eq!(seen(), "data['a'] == 1|True");
+    assert_eq!(names(&load(&folder.config()).unwrap().0), ["subscriber-3", "subscriber-4"]);
+    let left = "SELECT count(*) FROM metrobus_subscribers WHERE secrets IS NOT NULL";
+    assert_eq!(switch.0.query_row(left, [], |row| row.get::<_, i64>(0)).unwrap(), 0, "no secret is left behind");
+}
+
+#[test]
+fn an_id_that_is_given_again_brings_no_name_and_no_secret_with_it() {
+    let folder = Folder::new("");
+    let switch = folder.switch();
+    let mut options = wish("mine", "https://example.com/1");
+    options.secrets = vec![SECRET.into()];
+    assert_eq!(Editor::open(&folder.table()).unwrap().add(&options).unwrap(), "mine");
+    switch.0.execute("DELETE FROM subscribers", []).unwrap();
+    switch.add(Some("True"), "https://example.com/2", "t");
+    let (subscribers, _) = load(&folder.config()).unwrap();
+    assert_eq!(names(&subscribers), ["subscriber-1"]);
+    let another = subscribers.named("subscriber-1").unwrap();
+    assert!(another.of_switch && another.secrets.is_empty());
+}
+
+#[test]
+fn a_table_that_is_made_here_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new("");
+    Editor::open(&folder.path("new/table.db")).unwrap().add(&wish("a", "https://example.com/1")).unwrap();
+    let mode = folder.path("new/table.db").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tracing::{error, info};
 
 use super::{
-    Subscriber, Subscribers, config,
+    Subscriber, Subscribers, config, readable,
     table::{Table, Version},
 };
 use crate::{config::Config, deliver::options::Options, error::Misconfigured};
@@ -91,6 +91,8 @@ pub(super) struct Watch {
     left_out: HashSet<String>,
     pub(super) current: Arc<ArcSwap<Subscribers>>,
     table: Table,
+    /// Files of secrets that the configuration names.
+    secret_files: Vec<PathBuf>,
     /// What needs no more attention: read, or found wrong.
     judged: Texts,
     seen: Texts,
@@ -130,6 +132,7 @@ impl Watch {
             from_table: Vec::new(),
             left_out: HashSet::new(),
             current: Arc::default(),
+            secret_files: Vec::new(),
             judged: Texts::default(),
             seen: Texts::default(),
             judged_table: None,
@@ -154,15 +157,21 @@ impl Watch {
         if !settled || self.seen == self.judged {
             return false;
         }
-        self.judged = self.seen.clone();
         let reread = self.config.of_file(self.config.file());
-        if let Err(Misconfigured(why)) = reread.and_then(|config| self.take_file(&config)) {
+        let taken = reread.and_then(|config| self.take_file(&config));
+        // Further files may be named from now on. What was there before counts as it was: it may be another one by now
+        let Texts(mut judged) = self.texts();
+        for (path, text) in &mut judged {
+            if let Some(before) = self.seen.0.get(path) {
+                text.clone_from(before);
+            }
+        }
+        self.judged = Texts(judged);
+        self.seen = self.judged.clone();
+        if let Err(Misconfigured(why)) = taken {
             error!("{why}; the subscribers read before stay");
             return false;
         }
-        // Secrets of further files may be among what was taken
-        self.judged = self.texts();
-        self.seen = self.judged.clone();
         // Defaults and allowed networks hold for its rows too
         self.judged_table = None;
         true
@@ -204,6 +213,8 @@ impl Watch {
     /// Takes all that the configuration says, or nothing.
     fn take_file(&mut self, config: &Config) -> Result<(), Misconfigured> {
         let options = Options::new(config)?;
+        // Also where one of them is missing: it may come
+        self.secret_files = options.subscriber.iter().filter_map(|listed| listed.secret_file.clone()).collect();
         let (listed, errors) = config::listed(config, &options);
         if let Some(error) = errors.into_iter().next() {
             return Err(error);
@@ -229,7 +240,13 @@ impl Watch {
                 Ok(_) if names.contains(&name) => {
                     faults.push(format!("{path}: subscriber {name}: there is another one of this name"));
                 }
-                Ok(subscriber) => taken.push(Arc::new(subscriber)),
+                Ok(subscriber) => match readable(&self.config, &subscriber.topic) {
+                    Ok(()) => taken.push(Arc::new(subscriber)),
+                    Err(why) => {
+                        faults.push(format!("{path}: subscriber {name}: {why}"));
+                        self.left_out.insert(name.clone());
+                    }
+                },
                 Err(why) => {
                     faults.push(format!("{path}: subscriber {name}: {why}"));
                     self.left_out.insert(name.clone());
@@ -254,12 +271,8 @@ impl Watch {
         };
         // Reading a pipe would take what is meant for others, and wait for it
         let file = self.config.file().filter(|path| path.metadata().map_or(true, |file| file.is_file()));
-        file.map(ToOwned::to_owned).into_iter().chain(self.secret_files()).for_each(&mut add);
+        let secrets = self.secret_files.iter().chain(self.table.secret_files()).cloned();
+        file.map(ToOwned::to_owned).into_iter().chain(secrets).for_each(&mut add);
         Texts(texts)
-    }
-
-    fn secret_files(&self) -> impl Iterator<Item = PathBuf> {
-        let listed = self.options.subscriber.iter().filter_map(|listed| listed.secret_file.clone());
-        listed.chain(self.table.secret_files().iter().cloned())
     }
 }

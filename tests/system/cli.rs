@@ -53,6 +53,7 @@ fn every_command_has_its_help_frozen() {
     let frozen: BTreeSet<_> = frozen_calls("help").into_iter().collect();
     let mut commands = vec![vec![], vec!["cache", "load"], vec!["cache", "build"]];
     commands.extend(["ls", "show", "replay", "discard"].map(|command| vec!["dead", command]));
+    commands.extend(["add", "ls", "rm", "test", "enable"].map(|command| vec!["subscriber", command]));
     commands.extend(ROLES.iter().map(|role| vec![role.name]));
     for mut command in commands {
         command.push("--help");
