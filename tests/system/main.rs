@@ -8,6 +8,7 @@ mod dead;
 mod deliver;
 mod faults;
 mod fleet;
+mod gateway;
 mod http;
 mod journal;
 mod library;
