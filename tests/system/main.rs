@@ -23,6 +23,7 @@ mod rules;
 mod secure;
 mod sinks;
 mod support;
+mod switch;
 mod traces;
 mod vectors;
 mod web;
