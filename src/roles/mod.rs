@@ -32,6 +32,7 @@ mod config;
 mod contactpoint;
 mod dead;
 mod demo;
+mod gateway;
 mod journal;
 mod journeys;
 mod logstop;
@@ -56,6 +57,7 @@ pub const ROLES: &[Role] = &[
     contactpoint::ROLE,
     whitelist::ROLE,
     logstop::ROLE,
+    gateway::ROLE,
     make_data::ROLE,
     cache::ROLE,
     check::ROLE,
