@@ -44,7 +44,7 @@ const BINARY: [(&str, &str); 8] = [
     ("ce-comexampleothervalue", "5"),
 ];
 
-const AS_OBJECT: &str = r#"{"specversion":"1.0","id":"A234-1234-1234","source":"/mycontext","type":"com.example.someevent",
+const AS_OBJECT: &str = r#"{"type":"com.example.someevent","source":"/mycontext","id":"A234-1234-1234","specversion":"1.0",
     "time":"2018-04-05T17:31:00Z","partitionkey":"Euro € 😀","comexampleothervalue":5,"unset":null,
     "datacontenttype":"application/json","data":{"price":2.50}}"#;
 
