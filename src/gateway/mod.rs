@@ -31,3 +31,5 @@ pub(crate) mod server;
 pub(crate) mod stats;
 pub mod switch;
 mod topics;
+
+pub(crate) use options::check;

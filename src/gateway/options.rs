@@ -87,6 +87,17 @@ struct TlsOptions {
 /// The longest name of a caller, in bytes.
 const NAME_BYTES: usize = 200;
 
+/// All that is wrong with the section, but for what commands and switch are made of.
+pub fn check(config: &Config) -> Vec<Misconfigured> {
+    match Options::read(config) {
+        Ok(options) => [options.access(config).err(), options.identity(config).err(), options.origins(config).err()]
+            .into_iter()
+            .flatten()
+            .collect(),
+        Err(error) => vec![error],
+    }
+}
+
 impl Options {
     pub fn read(config: &Config) -> Result<Self, Misconfigured> {
         let options: Self = config.section("gateway")?;

@@ -37,6 +37,11 @@ impl Stops {
         self.0.write().unwrap_or_else(PoisonError::into_inner).push(stop);
     }
 
+    /// Tells no more of the stop called `name`.
+    pub fn remove(&self, name: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|stop| stop.name() != name);
+    }
+
     /// Those that there are now.
     pub fn all(&self) -> Vec<Watched> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()

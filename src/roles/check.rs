@@ -12,7 +12,7 @@ use crate::{
     cache::{self, Lookup, Membership, Source},
     config::Config,
     error::Misconfigured,
-    gateway::{command::Commands, switch},
+    gateway::{self, command::Commands, switch},
     rules::{self, Action, Rule, Rules},
     subscriber,
 };
@@ -42,6 +42,7 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     found.extend(twice_read(config));
     found.extend(other_ways(config));
     found.extend(logstop::check(config).err());
+    found.extend(gateway::check(config));
     found.extend(Commands::check(config));
     found.extend(switch::callers(config).err());
     found.extend(subscriber::check(config));

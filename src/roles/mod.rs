@@ -31,6 +31,7 @@ mod completions;
 mod config;
 mod contactpoint;
 mod dead;
+mod deliver;
 mod demo;
 mod gateway;
 mod journal;
@@ -58,6 +59,7 @@ pub const ROLES: &[Role] = &[
     whitelist::ROLE,
     logstop::ROLE,
     gateway::ROLE,
+    deliver::ROLE,
     make_data::ROLE,
     cache::ROLE,
     check::ROLE,

@@ -7,6 +7,7 @@ mod compose;
 mod dead;
 mod faults;
 mod fleet;
+mod gateway;
 mod http;
 mod journal;
 mod library;

@@ -2,7 +2,7 @@
 
 mod acting;
 mod answers;
-mod client;
+pub mod client;
 mod guard;
 mod life;
 
