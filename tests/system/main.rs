@@ -27,6 +27,7 @@ mod secure;
 mod sinks;
 mod subscriber;
 mod support;
+mod switch;
 mod traces;
 mod vectors;
 mod web;
