@@ -20,17 +20,16 @@ pub fn check(input: &[u8], parse: fn(&str) -> Result<Filter, NotAFilter>, negate
         Err(refused) => return assert_is_told(text, &refused),
     };
     assert_eq!(filter.text(), text);
-    assert_eq!(parse(text).map(|again| format!("{again:?}")), Ok(format!("{filter:?}")));
+    let again = parse(text).expect("it was a filter before");
     let negated = parse(&negated(text)).ok();
     let own = parts.next().and_then(|message| std::str::from_utf8(message).ok());
     for message in own.into_iter().chain(MESSAGES) {
         let Ok(data) = Data::parse(message) else { continue };
         let verdict = filter.judge(&data);
         // Whatever it said it says again, of the same bytes, read anew or not
-        let said = format!("{verdict:?}");
-        assert_eq!(format!("{:?}", filter.judge(&data)), said);
+        assert_eq!(filter.judge(&data), verdict);
         let anew = Data::parse(message).expect("it was JSON before");
-        assert_eq!(format!("{:?}", filter.judge(&anew)), said);
+        assert_eq!(format!("{:?}", again.judge(&anew)), format!("{verdict:?}"));
         assert_eq!(filter.matches(&data), verdict.as_ref().is_ok_and(|wanted| *wanted));
         let opposite = negated.as_ref().map(|negated| negated.judge(&data));
         match (&verdict, opposite) {
@@ -46,8 +45,7 @@ pub fn check(input: &[u8], parse: fn(&str) -> Result<Filter, NotAFilter>, negate
 fn assert_is_told(text: &str, refused: &NotAFilter) {
     assert!(!refused.what.is_empty() && !refused.what.contains('\n'), "{:?}", refused.what);
     let Some((line, column)) = refused.place else { return };
-    let lines: Vec<&str> = text.split(['\n', '\r']).collect();
-    assert!((1..=lines.len() + 1).contains(&line), "line {line} of {}", lines.len());
-    let longest = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
-    assert!((1..=longest + 2).contains(&column), "column {column} of at most {longest}");
+    let [lines, columns] = [text.split('\n').count(), text.chars().count()];
+    assert!((1..=lines + 1).contains(&line), "line {line} of {lines}");
+    assert!((1..=columns + 2).contains(&column), "column {column} of at most {columns}");
 }
