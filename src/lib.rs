@@ -66,6 +66,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod dead_letter;
+pub mod deliver;
 pub mod drain;
 pub mod error;
 pub mod filter;

@@ -12,6 +12,7 @@ use metrobus::{
 };
 
 use crate::{
+    client::percentile,
     kafka::unique,
     process::{DEADLINE, Running, metrobus, time_silently, until},
     report::{
@@ -122,10 +123,4 @@ fn read(reader: &mut dyn Reader, count: usize, times: &mut Vec<(i64, f64)>) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970");
         times.extend(batch.iter().map(|record| (record.timestamp, now.as_secs_f64() * 1e3 - record.timestamp as f64)));
     }
-}
-
-/// The smallest figure that at least this share of them do not exceed.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted[rank.clamp(1, sorted.len()) - 1]
 }

@@ -17,6 +17,9 @@
 //! With METROBUS_BENCH_MESSAGES below its default, what is not set goes down as well: that is a quick look.
 
 mod backlog;
+mod client;
+mod deliver;
+mod gateway;
 mod hop;
 mod idle;
 mod journal;
@@ -50,6 +53,8 @@ const SECTIONS: &[Section] = &[
     ("lmdb", lmdb::run),
     ("journal", journal::run),
     ("watched", watched::run),
+    ("gateway", gateway::run),
+    ("deliver", deliver::run),
     ("rules", rules::run),
     ("backlog", backlog::run),
     ("idle", idle::run),

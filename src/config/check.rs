@@ -10,7 +10,7 @@ use super::{
     Config, text,
     tree::{Origin, Tree},
 };
-use crate::{bus::Topic, error::Misconfigured, stop::Retry, trace::Options};
+use crate::{bus::Topic, deliver::options::CONCURRENCY, error::Misconfigured, stop::Retry, trace::Options};
 
 /// The least and the most of the integers.
 const INTEGERS: &[(&str, i64, i64)] = &[
@@ -21,6 +21,8 @@ const INTEGERS: &[(&str, i64, i64)] = &[
     ("logstop.rotate.keep", 0, 1_000_000),
     // A server takes no longer request, unless it is told to
     ("logstop.opensearch.bulk_bytes", 1_000, 100_000_000),
+    ("deliver.concurrency", *CONCURRENCY.start() as i64, *CONCURRENCY.end() as i64),
+    ("deliver.breaker.failures", 1, 1_000_000),
     ("kafka.partitions", 1, 100_000),
     ("kafka.replication", 1, 1_000),
     // Kafka's clients take no larger message.

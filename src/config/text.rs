@@ -11,8 +11,20 @@ const MASK: &str = "***";
 const QUOTED: usize = 80;
 
 /// Keys with one of these in their name hold a secret.
-const SECRETS: &[&str] =
-    &["password", "passphrase", "secret", "token", "key.pem", "ssl_key", "oauthbearer.config", "jaas.config"];
+const SECRETS: &[&str] = &[
+    "password",
+    "passphrase",
+    "secret",
+    "token",
+    "key.pem",
+    "ssl_key",
+    "oauthbearer.config",
+    "jaas.config",
+    // Headers of requests
+    "authorization",
+    "api-key",
+    "cookie",
+];
 
 /// `path` as a TOML key: bare names where they can be, `kafka.properties."group.id"` else.
 pub(super) fn dotted<S: AsRef<str>>(path: &[S]) -> String {
@@ -87,6 +99,14 @@ pub(super) fn masked(name: &str, value: Value) -> Value {
         }
         Value::String(text) if text.is_empty() || name.ends_with("_file") => text.into(),
         _ if SECRETS.iter().any(|secret| name.contains(secret)) => MASK.into(),
+        Value::Array(items) => Value::Array(items.into_iter().map(|item| masked(&name, item)).collect()),
+        Value::Table(table) => {
+            let member = |(name, value): (String, Value)| {
+                let value = masked(&name, value);
+                (name, value)
+            };
+            Value::Table(table.into_iter().map(member).collect())
+        }
         value => value,
     }
 }
@@ -170,6 +190,13 @@ mod tests {
             let masked = masked(name, Value::from("v"));
             assert_eq!(masked.as_str(), Some(if secret { "***" } else { "v" }), "{name}");
         }
+        let subscriber: toml::Table =
+            toml::from_str("name = 'a'\nsecrets = ['v']\nurl = 'http://a/b?c=v'\nheaders = { Authorization = 'v' }")
+                .unwrap();
+        let shown_list = value_text(&masked("subscriber", Value::Array(vec![subscriber.into()])));
+        let expected =
+            r#"[{ headers = { Authorization = "***" }, name = "a", secrets = "***", url = "http://a/b?c=***" }]"#;
+        assert_eq!(shown_list, expected);
         assert_eq!(shown("password", &Value::from(5)), "\"***\"");
         assert_eq!(shown("password", &Value::from("")), "\"\"");
         assert_eq!(shown("output", &Value::from("http://me:s3cret@x")), "\"http://me:***@x\"");

@@ -6,7 +6,7 @@
 
 use super::{
     Process,
-    exposition::{Exposition, Kind, Metric},
+    exposition::{Exposition, Metric},
 };
 use crate::{
     health::Phase,
@@ -14,15 +14,22 @@ use crate::{
     stop::Watched,
 };
 
+/// The metrics of a part of the process: a constant for each, and `METRICS`, all of them.
 macro_rules! metrics {
     ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
-        $(const $constant: Metric =
-            Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
+        $(const $constant: $crate::http::exposition::Metric = $crate::http::exposition::Metric {
+            name: $name,
+            kind: $crate::http::exposition::Kind::$kind,
+            labels: &[$($label),*],
+            help: $help,
+        };)*
         /// All metrics, in the order in which they are told.
         #[cfg(test)]
-        pub const METRICS: &[Metric] = &[$($constant),*];
+        pub const METRICS: &[$crate::http::exposition::Metric] = &[$($constant),*];
     };
 }
+#[allow(unused_imports)]
+pub(crate) use metrics;
 
 metrics! {
     BUILD = Gauge "metrobus_build_info" ["version"] "Always 1; which metrobus this is";
@@ -52,7 +59,8 @@ metrics! {
 
 /// The text of `/metrics`.
 pub fn render(process: &Process) -> String {
-    let stops: Vec<_> = process.stops.iter().map(|stop| (stop, stop.stats(), stop.health())).collect();
+    let all = process.stops.all();
+    let stops: Vec<_> = all.iter().map(|stop| (stop, stop.stats(), stop.health())).collect();
     let mut out = Exposition::default();
     out.family(&BUILD);
     out.sample(&BUILD, &[env!("CARGO_PKG_VERSION")], 1);
@@ -74,12 +82,13 @@ pub fn render(process: &Process) -> String {
             out.sample(&ERRORS, &[stop.name(), part.name], part.errors);
         }
     }
-    caches(&mut out, &process.stops);
-    spans(&mut out, &process.stops);
+    caches(&mut out, &all);
+    spans(&mut out, &all);
     if let Some(counters) = &process.counters {
         out.family(&COUNTER_ERRORS);
         out.sample(&COUNTER_ERRORS, &[], counters.count());
     }
+    process.parts.iter().for_each(|part| part.tell(&mut out));
     out.into_text()
 }
 

@@ -18,17 +18,19 @@
 //!
 //! let config = Config::load(None, [("METROBUS__HTTP__LISTEN", "0")])?;
 //! let stop = Stop::new("shout", &Topic::new("Shout")?, each(|_| Verdict::Forward), &config);
-//! let process = Process { stops: vec![stop.watch()], stall: config.http.stall, counters: None };
+//! let stops = vec![stop.watch()].into();
+//! let process = Process { stops, parts: Vec::new(), stall: config.http.stall, counters: None };
 //! let server = config.http.listen.map(|address| Server::start(address, process)).transpose()?;
 //! assert!(server.is_some_and(|server| server.address().ip().is_loopback()));
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
-mod exposition;
-mod metrics;
+pub mod exposition;
+pub(crate) mod metrics;
+mod process;
 mod server;
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc};
 
 use axum::{
     Router,
@@ -38,19 +40,11 @@ use axum::{
     routing::get,
 };
 
+pub use process::{Part, Process, Stops};
 pub(crate) use server::Limits;
 pub use server::Server;
 
-use crate::{cache::CounterErrors, health, stop::Watched};
-
-/// Who is told about.
-pub struct Process {
-    pub stops: Vec<Watched>,
-    /// A stop whose loop has not turned for so long is not alive.
-    pub stall: Duration,
-    /// Of the counters in Redis, where there are any.
-    pub counters: Option<CounterErrors>,
-}
+use crate::{health, stop::Watched};
 
 fn router(process: Process) -> Router {
     Router::new()
@@ -67,7 +61,7 @@ async fn metrics(State(process): State<Arc<Process>>) -> Response {
 
 async fn livez(State(process): State<Arc<Process>>) -> Response {
     let mut stalled = String::new();
-    for stop in process.stops.iter().map(Watched::health).filter(|stop| !stop.is_live(process.stall)) {
+    for stop in process.stops.all().iter().map(Watched::health).filter(|stop| !stop.is_live(process.stall)) {
         let _ = writeln!(stalled, "{}: its loop has not turned for {} s", stop.stop, stop.idle.as_secs());
     }
     ok_or_unavailable(stalled)
@@ -75,7 +69,10 @@ async fn livez(State(process): State<Arc<Process>>) -> Response {
 
 async fn readyz(State(process): State<Arc<Process>>) -> Response {
     let mut missing = String::new();
-    for why in process.stops.iter().filter_map(|stop| stop.health().is_ready().err()) {
+    for why in process.stops.all().iter().filter_map(|stop| stop.health().is_ready().err()) {
+        let _ = writeln!(missing, "{why}");
+    }
+    for why in process.parts.iter().filter_map(|part| part.ready().err()) {
         let _ = writeln!(missing, "{why}");
     }
     ok_or_unavailable(missing)
@@ -90,7 +87,7 @@ fn ok_or_unavailable(wrong: String) -> Response {
 }
 
 async fn healthcheck(State(process): State<Arc<Process>>) -> Response {
-    let stops: Vec<_> = process.stops.iter().map(Watched::health).collect();
+    let stops: Vec<_> = process.stops.all().iter().map(Watched::health).collect();
     let report = health::check(&stops);
     let status = if report.ok { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     match serde_json::to_string(&report) {

@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::body::{Body, Bytes};
@@ -78,8 +78,9 @@ fn a_stop_that_hangs_is_not_alive_and_one_that_says_so_is_ill() {
     let (send, word) = mpsc::channel();
     let ill = Arc::new(AtomicBool::new(false));
     let stop = Stop::new("tester", &here, Waits { word, ill: ill.clone() }, &config);
-    let (stall, counters) = (Duration::from_millis(500), None);
-    let server = Server::start(ANY.parse().unwrap(), Process { stops: vec![stop.watch()], stall, counters }).unwrap();
+    let stops = vec![stop.watch()].into();
+    let process = Process { stops, parts: Vec::new(), stall: Duration::from_millis(500), counters: None };
+    let server = Server::start(ANY.parse().unwrap(), process).unwrap();
     assert_eq!(ask(&server, "GET /readyz"), (503, "tester: is starting\n".into()));
     let bus = MemoryBus::default();
     bus.create_topics(std::slice::from_ref(&here)).unwrap();
@@ -114,7 +115,8 @@ fn a_stop_that_hangs_is_not_alive_and_one_that_says_so_is_ill() {
 
 #[test]
 fn what_is_not_there_is_404_and_what_is_not_done_is_405() {
-    let process = || Process { stops: Vec::new(), stall: Duration::from_secs(1), counters: None };
+    let process =
+        || Process { stops: Stops::default(), parts: Vec::new(), stall: Duration::from_secs(1), counters: None };
     let server = Server::start(ANY.parse().unwrap(), process()).unwrap();
     for path in ["/", "/metrics/", "/livez2", "/..%2f..%2fetc%2fpasswd", "//metrics"] {
         assert_eq!(ask(&server, &format!("GET {path}")).0, 404, "{path}");

@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     error::Misconfigured,
     rules::{self, Action, Rule, Rules},
+    subscriber,
 };
 
 pub const ROLE: Role = Role {
@@ -40,6 +41,7 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     found.extend(twice_read(config));
     found.extend(other_ways(config));
     found.extend(logstop::check(config).err());
+    found.extend(subscriber::check(config));
     let caches = caches(context, rules.as_ref());
     found.extend(caches.iter().filter_map(|cache| cache.read().err()));
     if arguments.connect {

@@ -80,37 +80,37 @@ mod tests {
             ("METROBUS__REDIS__URL", "redis://metro:s3cret@redis:6379"),
         ];
         let shown = printed(&load(Some(&file), &variables)).replace(&file.display().to_string(), "metrobus.toml");
-        let expected = r#"bus = "kafka"                             # metrobus.toml:1
-stops = []                                # default
-error_topic = "Error"                     # default
-repair_topic = "Repair"                   # default
-batch = 1000                              # default
-shutdown_timeout = "10s"                  # default
+        let expected = r#"bus = "kafka"                                          # metrobus.toml:1
+stops = []                                             # default
+error_topic = "Error"                                  # default
+repair_topic = "Repair"                                # default
+batch = 1000                                           # default
+shutdown_timeout = "10s"                               # default
 
 [sqlite]
-path = "data/metrobus.db"                 # default
-synchronous = "full"                      # default
-retention = "7d"                          # default
-retention_bytes = 0                       # default
+path = "data/metrobus.db"                              # default
+synchronous = "full"                                   # default
+retention = "7d"                                       # default
+retention_bytes = 0                                    # default
 
 [kafka]
 brokers = "broker-1.example.com:9092,broker-2.example.com:9092,broker-3.example.com:9092"  # METROBUS__KAFKA__BROKERS
-group = "metrobus"                        # default
-guarantee = "at-least-once"               # default
-partitions = 4                            # default
-replication = 1                           # default
-instance = ""                             # default
-transaction = "250ms"                     # default
+group = "metrobus"                                     # default
+guarantee = "at-least-once"                            # default
+partitions = 4                                         # default
+replication = 1                                        # default
+instance = ""                                          # default
+transaction = "250ms"                                  # default
 
 [kafka.properties]
-"security.protocol" = "SASL_SSL"          # metrobus.toml:4
-"ssl.key.pem" = "***"                     # metrobus.toml:5
-"sasl.password" = "***"                   # METROBUS__KAFKA__PROPERTIES__SASL_PASSWORD
+"security.protocol" = "SASL_SSL"                       # metrobus.toml:4
+"ssl.key.pem" = "***"                                  # metrobus.toml:5
+"sasl.password" = "***"                                # METROBUS__KAFKA__PROPERTIES__SASL_PASSWORD
 
 [redis]
-url = "redis://metro:***@redis:6379"      # METROBUS__REDIS__URL
+url = "redis://metro:***@redis:6379"                   # METROBUS__REDIS__URL
 "#;
-        // The widest line that counts is the route, further down.
+        // The widest line that counts is the waits of deliver, further down.
         assert_eq!(&shown[..shown.find("timeout = \"5s\"").unwrap()], expected);
     }
 

@@ -15,7 +15,7 @@ use crate::{
     cache::{Counters, Source},
     config::Config,
     drain::Drain,
-    http::{Process, Server},
+    http::{Part, Process, Server, Stops},
     shutdown::Shutdown,
     stop::{Settings, Stop, run_all},
     trace::Traces,
@@ -31,6 +31,7 @@ mod completions;
 mod config;
 mod contactpoint;
 mod dead;
+mod deliver;
 mod demo;
 mod journal;
 mod journeys;
@@ -56,6 +57,7 @@ pub const ROLES: &[Role] = &[
     contactpoint::ROLE,
     whitelist::ROLE,
     logstop::ROLE,
+    deliver::ROLE,
     make_data::ROLE,
     cache::ROLE,
     check::ROLE,
@@ -136,17 +138,18 @@ impl Context {
             let stop = traces.iter().fold(stop, |stop, traces| stop.traced(traces));
             running.push(self.count(stop));
         }
-        let _http = self.serve(&running)?;
+        let _http = self.serve(running.iter().map(Stop::watch).into(), Vec::new())?;
         let _web = web.then(|| Web::start(Arc::clone(&bus), &self.config)).transpose()?;
         run_all(running, &*bus, &self.shutdown)
     }
 
-    /// Tells over HTTP how `stops` are, where that is configured, until what it gives is dropped.
-    fn serve(&self, stops: &[Stop]) -> anyhow::Result<Option<Server>> {
+    /// Tells over HTTP how `stops` and `parts` are, where that is configured, until what it gives is dropped.
+    fn serve(&self, stops: Stops, parts: Vec<Arc<dyn Part>>) -> anyhow::Result<Option<Server>> {
         let http = &self.config.http;
         let Some(listen) = http.listen else { return Ok(None) };
         let process = Process {
-            stops: stops.iter().map(Stop::watch).collect(),
+            stops,
+            parts,
             stall: http.stall,
             counters: self.counters.as_ref().map(|counters| counters.errors()),
         };

@@ -1,4 +1,16 @@
 //! Subscribers: who is called when a message comes by, with which of them, and how.
+//!
+//! Flow: [`Watched`] reads them from the configuration (`config`) and from a table in SQLite (`table`), and again whenever one of
+//! the two changes.
+
+mod config;
+mod table;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use config::SubscriberOptions;
+pub use watch::{Watched, check, load};
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -46,9 +58,9 @@ pub struct Subscribers {
 
 impl Subscribers {
     /// Of two with one name the later counts.
-    pub fn new(all: impl IntoIterator<Item = Subscriber>) -> Self {
+    pub fn new(all: impl IntoIterator<Item = impl Into<Arc<Subscriber>>>) -> Self {
         let mut found = Self::default();
-        for subscriber in all.into_iter().map(Arc::new) {
+        for subscriber in all.into_iter().map(Into::into) {
             if let Some(earlier) = found.by_name.insert(subscriber.name.clone(), Arc::clone(&subscriber))
                 && let Some(same) = found.by_topic.get_mut(&earlier.topic)
             {

@@ -310,7 +310,7 @@ fn query_values<'a>(name: &str, value: &'a RawValue) -> Result<Vec<Cow<'a, str>>
 }
 
 /// Of the connection, or of the body as it is sent: not a message's to say (RFC 9110, 7.6.1).
-const LEFT_OUT: &[&str] = &[
+pub const LEFT_OUT: &[&str] = &[
     "connection",
     "content-length",
     "expect",

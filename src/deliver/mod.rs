@@ -1,0 +1,48 @@
+//! Messages go out: each to those who subscribe to its topic, as a request to their URL.
+//!
+//! ```text
+//!  topic ──▶ intake: who wants it? ──▶ store ──▶ engine: a lane for each subscriber ──▶ POST https://…
+//!              (a stop like others)   (SQLite)          │  2xx: forgotten
+//!                                        ▲              │  else: due again later
+//!                                        └──────────────┤
+//!                                                       └─ after the last attempt: dead letter
+//! ```
+//!
+//! A message is taken off the bus once it is in the store, so nobody who is slow holds up the topic. From there it goes out
+//! at least once to everybody who wants it: a request of which a crash leaves the outcome unknown is made again, with the
+//! same `webhook-id`.
+//!
+//! | file | what it is about |
+//! | --- | --- |
+//! | `intake` | the handler of the stop: who wants a message, and what it is called |
+//! | `store` | what is to be delivered, and how subscribers do |
+//! | `request` | the request that a message makes |
+//! | `engine`, `lane`, `sender` | requests go out, each subscriber's by a lane of its own |
+//! | `outcomes`, `loads` | threads for what blocks: writing and reading the store |
+//! | `letters` | what is given up becomes a dead letter |
+//! | `counts` | what is told of it in `/metrics` |
+
+mod counts;
+mod engine;
+mod intake;
+mod lane;
+mod letters;
+mod loads;
+pub mod options;
+mod outcomes;
+pub mod request;
+mod sender;
+pub mod store;
+
+pub use counts::Counts;
+pub use engine::Engine;
+pub use intake::Intake;
+
+/// The record header of a dead letter: whom it was for. Sent again, it goes to nobody else.
+pub const SUBSCRIBER_HEADER: &str = "metrobus-subscriber";
+
+/// The record header of a message in switch's shape, whose value is then `switch`.
+pub const SHAPE_HEADER: &str = "metrobus-shape";
+
+/// What rejects a message that nobody took: the name in its dead letter.
+pub const NAME: &str = "deliver";

@@ -1,0 +1,155 @@
+//! The request that a message makes.
+//!
+//! A message in switch's shape says itself what is asked, see [`template`]. Any other is POSTed as it is, the bytes of its
+//! payload. CloudEvents lie on the bus in the binary mode of [their binding to Kafka] and go out in that of [the one to HTTP]:
+//! record headers `ce_…` become headers `ce-…`. Every request has the headers of Standard Webhooks, with signatures where the
+//! subscriber has secrets.
+//!
+//! [their binding to Kafka]: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+//! [the one to HTTP]: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
+
+use std::time::SystemTime;
+
+use axum::body::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use reqwest::{
+    Method,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
+use url::Url;
+use uuid::Uuid;
+
+use super::SHAPE_HEADER;
+use crate::{
+    bus::{Headers, Record, Topic},
+    json::Object,
+    subscriber::Subscriber,
+    webhook::{
+        signature::{self, BadId},
+        template::{self, Unsendable},
+    },
+};
+
+/// What a client is to send.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: Method,
+    pub url: Url,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why a message makes no request. The text has no values of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRequest {
+    #[error(transparent)]
+    Unsendable(#[from] Unsendable),
+    #[error(transparent)]
+    Id(#[from] BadId),
+}
+
+/// The fields of a message in switch's shape.
+const FIELDS: [&str; 5] = ["body", "headers", "query_params", "path_params", "http_method"];
+
+/// Whether a message is sent to the subscriber as switch would: the record says so, or it is one of switch's table and the
+/// payload has no other fields than those that switch knows.
+pub fn is_switch(subscriber: &Subscriber, headers: &Headers<'_>, payload: &[u8]) -> bool {
+    let looks = || {
+        let object = std::str::from_utf8(payload).ok().and_then(|payload| Object::new(payload).if_object());
+        object.is_some_and(|object| {
+            let (mut names, mut known) = (0, 0);
+            object.each(|key, _| {
+                names += 1;
+                known += usize::from(FIELDS.iter().any(|field| key.is(field)));
+            });
+            names > 0 && names == known
+        })
+    };
+    headers.get(SHAPE_HEADER) == Some(b"switch") || (subscriber.of_switch && looks())
+}
+
+/// The request to `subscriber` that a message makes at `now`: its record headers, its payload, and the id that it has for
+/// receivers.
+pub fn request(
+    subscriber: &Subscriber,
+    headers: &Headers<'_>,
+    payload: Bytes,
+    id: &str,
+    now: SystemTime,
+) -> Result<Request, NoRequest> {
+    let mut request = match is_switch(subscriber, headers, &payload) {
+        true => {
+            let template::Request { method, url, headers, body } = template::request(&subscriber.target, &payload)?;
+            Request { method, url, headers, body: body.into() }
+        }
+        false => plain(subscriber, headers, payload),
+    };
+    for (name, value) in &subscriber.headers {
+        request.headers.insert(name, value.clone());
+    }
+    for (name, value) in signature::sign(&subscriber.secrets, id, now, &request.body)? {
+        if name != signature::SIGNATURE || !subscriber.secrets.is_empty() {
+            request.headers.insert(name, value);
+        }
+    }
+    Ok(request)
+}
+
+fn plain(subscriber: &Subscriber, record: &Headers<'_>, body: Bytes) -> Request {
+    let mut headers = HeaderMap::new();
+    let content_type = record.get("content-type").and_then(|value| HeaderValue::from_bytes(value).ok());
+    headers.insert(CONTENT_TYPE, content_type.unwrap_or(HeaderValue::from_static("application/json")));
+    for (name, value) in *record {
+        let attribute = name.strip_prefix("ce_").and_then(|name| HeaderName::try_from(format!("ce-{name}")).ok());
+        let value = value.and_then(|value| attribute_value(std::str::from_utf8(value).ok()?));
+        if let (Some(name), Some(value)) = (attribute, value) {
+            headers.insert(name, value);
+        }
+    }
+    let mut url = subscriber.target.url().clone();
+    // Never sent
+    url.set_fragment(None);
+    Request { method: Method::POST, url, headers, body }
+}
+
+/// What the binding to HTTP escapes in the value of an attribute: all but printable ASCII, and space, quote and percent.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+fn attribute_value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::try_from(utf8_percent_encode(text, ESCAPED).to_string()).ok()
+}
+
+/// What a message is called to receivers: its id where that may stand in a signed request, else an id made of it, or of the
+/// record that it is; the same each time.
+pub fn webhook_id(id: Option<&str>, topic: &Topic, record: &Record<'_>) -> String {
+    let fits = |id: &&str| (1..=256).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'.');
+    match id {
+        Some(id) if fits(&id) => id.to_owned(),
+        Some(id) => made(&[b"id", id.as_bytes()]),
+        None => {
+            // A topic that was made anew has other records at the same places
+            let (partition, offset) = (record.partition.to_le_bytes(), record.offset.to_le_bytes());
+            let time = record.timestamp.to_le_bytes();
+            let (key, value) = (record.key.unwrap_or_default(), record.value.unwrap_or_default());
+            made(&[b"record", topic.as_str().as_bytes(), &partition, &offset, &time, key, value])
+        }
+    }
+}
+
+/// A UUID of version 8, from a hash.
+fn made(parts: &[&[u8]]) -> String {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().hyphenated().to_string()
+}
+
+/// Whether an id is of the kind that a record header can give a message that has no slip.
+pub(super) fn is_uuid(id: &str) -> bool {
+    Uuid::try_parse(id).is_ok_and(|uuid| uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == id)
+}
