@@ -45,7 +45,8 @@ impl Intake {
             return Verdict::Finish;
         }
         let data = Data::payload(&message.payload);
-        let nothing = message.payload.raw().as_bytes()[1..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
+        let nothing =
+            message.payload.raw().as_bytes()[1..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
         let of_switch = message.record.headers.get(SHAPE_HEADER).is_some();
         let mut failed = 0;
         for subscriber in all.of(&self.topic) {

@@ -364,7 +364,10 @@ impl Lane {
             }
             Outcome::Gone => {
                 if !self.breaker.is_disabled() {
-                    error!(subscriber = name, "disabled: it answered 410 Gone; `metrobus subscriber enable` has it called again");
+                    error!(
+                        subscriber = name,
+                        "disabled: it answered 410 Gone; `metrobus subscriber enable` has it called again"
+                    );
                     self.disable("410 Gone");
                 }
                 // It waits for somebody to enable the subscriber

@@ -112,14 +112,18 @@ impl Desk {
         }
         if let (Sent::Refused, [dead]) = (&sent, lot) {
             let name = &dead.name;
-            error!(subscriber = name, id = dead.delivery.message.id, "lost: the bus refuses its dead letter; {}", dead.reason);
+            error!(
+                subscriber = name,
+                id = dead.delivery.message.id,
+                "lost: the bus refuses its dead letter; {}",
+                dead.reason
+            );
             sent = Sent::Confirmed;
         }
         if let Sent::Confirmed = sent {
             for Dead { subscriber, delivery: Delivery { message, due, key, .. }, .. } in lot {
                 let (due, key) = (*due, *key);
-                let settled =
-                    Settled { subscriber: *subscriber, due, message: message.number, key, came: Came::Done };
+                let settled = Settled { subscriber: *subscriber, due, message: message.number, key, came: Came::Done };
                 let _ = shared.outcomes.send(Report::Came(settled, None));
             }
         }
@@ -188,8 +192,7 @@ impl Desk {
         let message = &*dead.delivery.message;
         let headers = headers(message, &dead.name);
         let record = Record { headers: Headers::from_encoded(&headers), ..message.record() };
-        let here =
-            DeadLetters { stop: NAME.into(), topic: message.topic.clone(), error: self.error.clone() };
+        let here = DeadLetters { stop: NAME.into(), topic: message.topic.clone(), error: self.error.clone() };
         let mut batch = Batch::default();
         batch.push(record);
         let mut letter = Outbox::default();

@@ -122,7 +122,8 @@ fn attribute_value(text: &str) -> Option<HeaderValue> {
 /// What a message is called to receivers: its id where that may stand in a signed request, else an id made of it, or of the
 /// record that it is; the same each time.
 pub fn webhook_id(id: Option<&str>, topic: &Topic, record: &Record<'_>) -> String {
-    let fits = |id: &&str| (1..=256).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'.');
+    let fits =
+        |id: &&str| (1..=256).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'.');
     match id {
         Some(id) if fits(&id) => id.to_owned(),
         Some(id) => made(&[b"id", id.as_bytes()]),

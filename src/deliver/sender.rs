@@ -77,7 +77,9 @@ async fn answer(mut response: Response) -> Outcome {
     match status {
         StatusCode::GONE => Outcome::Gone,
         status if status.is_success() => Outcome::Success,
-        status if status.is_redirection() => Outcome::Failure(format!("{status}, and redirects are not followed"), None),
+        status if status.is_redirection() => {
+            Outcome::Failure(format!("{status}, and redirects are not followed"), None)
+        }
         status => Outcome::Failure(status.to_string(), asked),
     }
 }

@@ -199,11 +199,7 @@ impl Deliver<'_> {
         self.context.count(stop)
     }
 
-    fn begin<'scope>(
-        &'scope self,
-        scope: &'scope thread::Scope<'scope, '_>,
-        stop: Stop,
-    ) -> Result<Reading<'scope>> {
+    fn begin<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>, stop: Stop) -> Result<Reading<'scope>> {
         self.stops.add(stop.watch());
         let (name, shutdown, bus) = (stop.name().to_owned(), Shutdown::default(), self.bus);
         let end = shutdown.clone();

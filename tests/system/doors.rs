@@ -90,7 +90,7 @@ impl Door {
         };
         let body = json!({"n": number, "account_number": 1_000_000 + number % 500}).to_string();
         let request = format!(
-            "POST /topics/Source?key={} HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n\
+            "POST /topics/Orders?key={} HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n\
              idempotency-key: post-{number}\r\ncontent-length: {}\r\n\r\n{body}",
             number % 500,
             body.len()
@@ -223,8 +223,8 @@ fn nothing_accepted_is_lost(engine: Engine) {
     let port = free_port();
     fleet.set("GATEWAY__LISTEN", port.to_string());
     let config = format!(
-        "[deliver]\nallowed_networks = [\"127.0.0.1\"]\nconcurrency = 32\nwaits = [{}]\n\
-         [[deliver.subscriber]]\nname = \"sink\"\ntopic = \"Source\"\nurl = \"{}\"\n",
+        "[gateway]\ntopics = [\"Orders\"]\n[deliver]\nallowed_networks = [\"127.0.0.1\"]\nconcurrency = 32\nwaits = [{}]\n\
+         [[deliver.subscriber]]\nname = \"sink\"\ntopic = \"Orders\"\nurl = \"{}\"\n",
         ["\"200ms\""; 20].join(", "),
         sink.url()
     );

@@ -23,6 +23,7 @@ mod repair;
 mod routes;
 mod rules;
 mod secure;
+mod signatures;
 mod sinks;
 mod support;
 mod traces;

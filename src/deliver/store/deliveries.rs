@@ -97,8 +97,9 @@ impl Stored {
         Ok(Self {
             number: row.get(0)?,
             id: row.get(1)?,
-            topic: Topic::new(&topic)
-                .map_err(|error| rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, error.into()))?,
+            topic: Topic::new(&topic).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, error.into())
+            })?,
             partition: row.get(3)?,
             offset: row.get(4)?,
             timestamp: row.get(5)?,
@@ -230,7 +231,9 @@ impl Deliveries {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error).context(format!("lock {}", Path::new(&beside).display())),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).context(format!("lock {}", Path::new(&beside).display()));
+            }
         }
         writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         let newest: Option<i64> = writer.query_row("SELECT MAX(number) FROM messages", [], |row| row.get(0))?;
@@ -380,7 +383,10 @@ fn register(writer: &mut Connection, names: &[&str]) -> rusqlite::Result<Vec<(i6
                  (SELECT COUNT(*) FROM deliveries WHERE subscriber = subscribers.id)
              FROM subscribers WHERE name = ?1",
         )?;
-        all.push(of_name.query_row([name], |row| Ok((row.get(0)?, Standing::read(row, 1)?, row.get::<_, i64>(5)? as u64)))?);
+        all.push(
+            of_name
+                .query_row([name], |row| Ok((row.get(0)?, Standing::read(row, 1)?, row.get::<_, i64>(5)? as u64)))?,
+        );
     }
     transaction.commit()?;
     Ok(all)
@@ -421,13 +427,7 @@ fn hash(key: &[u8]) -> i64 {
     i64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn read_due(
-    reader: &mut Reader,
-    subscriber: i64,
-    now: i64,
-    held: &HashSet<i64>,
-    most: usize,
-) -> rusqlite::Result<Due> {
+fn read_due(reader: &mut Reader, subscriber: i64, now: i64, held: &HashSet<i64>, most: usize) -> rusqlite::Result<Due> {
     let Reader { connection, known, .. } = reader;
     let mut due = Due::default();
     let mut statement = connection.prepare_cached(
@@ -519,7 +519,9 @@ fn settle(
     for (subscriber, Standing { failing, disabled, .. }) in standings {
         let (since, last) = (failing.map(|it| milliseconds(it.since)), failing.map(|it| milliseconds(it.last)));
         transaction
-            .prepare_cached("UPDATE subscribers SET failing_since = ?2, failing_last = ?3, disabled = ?4 WHERE id = ?1")?
+            .prepare_cached(
+                "UPDATE subscribers SET failing_since = ?2, failing_last = ?3, disabled = ?4 WHERE id = ?1",
+            )?
             .execute(params![subscriber, since, last, disabled])?;
     }
     transaction.commit()?;
