@@ -22,8 +22,9 @@ pub struct Letter {
     pub origin: Option<(String, i32, i64)>,
     /// How often its handler had tried.
     pub attempts: Option<u32>,
-    /// The id and the rule in its slip.
+    /// The id in its slip, or the one that it had before it had a slip.
     pub id: Option<String>,
+    /// The rule in its slip.
     pub rule: Option<String>,
     /// How often its message had been replayed before.
     pub replays: u32,
@@ -48,13 +49,14 @@ impl Letter {
             stop: header("stop").map(str::to_owned),
             origin: origin(),
             attempts: header("attempt").and_then(|attempts| attempts.parse().ok()),
-            id: in_slip("id"),
+            id: in_slip("id")
+                .or_else(|| Some(std::str::from_utf8(record.headers.get(slip::ID_HEADER)?).ok()?.to_owned())),
             rule: in_slip("rule"),
             replays: replays_of(record),
         }
     }
 
-    /// What it is called: the id in its slip, else the place of the record that it was, else its own.
+    /// What it is called: its id, else the place of the record that it was, else its own.
     pub fn name(&self) -> String {
         match (&self.id, &self.origin) {
             (Some(id), _) => id.clone(),

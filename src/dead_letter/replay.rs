@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use super::{Letter, PREFIX, assignment::Assignment, history};
 use crate::{
     bus::{Headers, Outbox, Record, Topic},
+    deliver::SUBSCRIBER_HEADER,
     handler::Verdict,
     json::scan::Tape,
     rules::{self, Rules},
@@ -97,7 +98,9 @@ impl Replay {
         from: Option<&Topic>,
     ) -> Result<Sent<'a>, String> {
         let to = from.unwrap_or(at).clone();
-        if !self.stops.iter().any(|stop| *stop == to) {
+        // Topics that somebody subscribes to come and go with their subscribers
+        let delivered = from.is_none() && record.headers.get(SUBSCRIBER_HEADER).is_some();
+        if !delivered && !self.stops.iter().any(|stop| *stop == to) {
             return Err(format!("no stop here reads {to} any more, and `stops` does not list it"));
         }
         let replays = letter.replays.saturating_add(1);

@@ -165,7 +165,11 @@ impl Engine {
         *write(&self.subscribers) = Arc::clone(&subscribers);
         for (number, name) in self.shared.store.subscribers()? {
             if subscribers.named(&name).is_none() {
-                self.remove(number, &name)?;
+                self.close(number, &name);
+                // What waits for one that is only wrong at present is kept
+                if !subscribers.knows(&name) {
+                    self.remove(number, &name)?;
+                }
             }
         }
         Ok(())
@@ -191,17 +195,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends the lane of a subscriber and forgets what waits for it.
-    fn remove(&self, number: i64, name: &str) -> Result<()> {
+    /// Ends the lane of a subscriber, where it has one.
+    fn close(&self, number: i64, name: &str) {
         write(&self.numbers).remove(name);
+        // It ends once nobody can tell it anything any more
         let lane = write(&self.shared.lanes).remove(&number);
-        if let Some(lane) = lane {
-            // It ends once nobody can tell it anything any more
+        if lane.is_some() {
             drop(lane);
             self.written();
+            self.shared.counts.forget(name);
         }
+    }
+
+    /// Forgets a subscriber and what waits for it.
+    fn remove(&self, number: i64, name: &str) -> Result<()> {
         let dropped = self.shared.store.remove(number)?;
-        self.shared.counts.forget(name);
         info!(subscriber = name, dropped, "the subscriber is gone");
         Ok(())
     }
@@ -222,6 +230,10 @@ impl Engine {
             if let Some(lane) = lanes.get(subscriber) {
                 lane.counted.waiting.fetch_add(*count, Ordering::Relaxed);
             }
+        }
+        // Its offers may have been lost with what failed behind them
+        for lane in taken.before.iter().filter_map(|subscriber| lanes.get(subscriber)) {
+            lane.more();
         }
         for offer in taken.offers {
             if let Some(lane) = lanes.get(&offer.subscriber) {
@@ -266,14 +278,15 @@ impl Engine {
         })
     }
 
-    /// Makes no request any more. Those under way may end until `deadline`; what is cut off then goes out again when
+    /// Makes no request any more, though messages may still be taken. Those under way may end until `deadline`; what is cut off then goes out again when
     /// somebody begins with the store.
     pub fn end(&self, deadline: Instant) {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(runtime) = runtime else { return };
         let lanes: Vec<_> = write(&self.shared.lanes).drain().map(|(_, lane)| lane).collect();
+        // A lane to which nobody can say anything ends at once, so they are kept
         let ends: Vec<_> = lanes
-            .into_iter()
+            .iter()
             .map(|lane| {
                 let (answer, end) = oneshot::channel();
                 let _ = lane.commands.send(Command::End(answer));

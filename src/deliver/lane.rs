@@ -391,7 +391,7 @@ impl Lane {
         let well = self.blocked.is_none();
         match self.breaker.failed(SystemTime::now()) {
             Some(Change::Opened(until)) => {
-                let pause = until.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+                let pause = until.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64().ceil();
                 match well {
                     true => warn!(subscriber = name, "is left in peace for {pause} s, it failed last: {reason}"),
                     false => debug!(subscriber = name, "is left in peace for {pause} s more: {reason}"),

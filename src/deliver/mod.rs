@@ -22,7 +22,7 @@
 //! | `letters` | what is given up becomes a dead letter |
 //! | `counts` | what is told of it in `/metrics` |
 
-mod counts;
+pub(crate) mod counts;
 mod engine;
 mod intake;
 mod lane;

@@ -5,12 +5,15 @@
 //! | `messages` | a message that somebody is still to get, byte for byte, and how many are |
 //! | `deliveries` | a message and a subscriber: when it is due, how often it has failed |
 //! | `subscribers` | how somebody does: failing since when, disabled or not |
+//! | `changes` | how often somebody was enabled, for the process that delivers to see |
 //! | `taken` | records that were taken, by position and content, so that none is taken twice |
 //!
 //! One process delivers from a file ([`Deliveries`]); others may look at it and enable a subscriber ([`Store`]).
 
 mod deliveries;
 mod taken;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs,
@@ -56,6 +59,8 @@ const TABLES: &str = "
         PRIMARY KEY (subscriber, due, message)
     ) WITHOUT ROWID;
     CREATE INDEX deliveries_by_key ON deliveries (subscriber, key, message) WHERE key IS NOT NULL;
+    CREATE TABLE changes (enabled INTEGER NOT NULL);
+    INSERT INTO changes VALUES (0);
     CREATE TABLE taken (
         topic TEXT NOT NULL, partition INTEGER NOT NULL, last INTEGER NOT NULL, first INTEGER NOT NULL,
         time INTEGER NOT NULL, records BLOB NOT NULL,
@@ -134,6 +139,7 @@ impl Store {
                  WHERE id = ?1",
                 [id],
             )?;
+            transaction.execute("UPDATE changes SET enabled = enabled + 1", [])?;
             transaction.execute(
                 "UPDATE deliveries SET due = ?2, failed = 0 WHERE subscriber = ?1 AND due > ?2 AND due < ?3",
                 params![id, now, PARKED],

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use anyhow::{Result, anyhow};
 use clap::{Args, Command, FromArgMatches};
 
-use super::{CacheKind, Context, Kind, Role, contactpoint, logstop, otherwise::Otherwise, whitelist};
+use super::{CacheKind, Context, Kind, Role, contactpoint, deliver, logstop, otherwise::Otherwise, whitelist};
 use crate::{
     backoff::persist,
     bus::{BusError, Topic},
@@ -42,6 +42,7 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     found.extend(other_ways(config));
     found.extend(logstop::check(config).err());
     found.extend(subscriber::check(config));
+    found.extend(deliver::check(config));
     let caches = caches(context, rules.as_ref());
     found.extend(caches.iter().filter_map(|cache| cache.read().err()));
     if arguments.connect {

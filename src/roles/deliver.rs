@@ -18,10 +18,11 @@ use crate::{
     config::Config,
     deliver::{Counts, Engine, Intake, options::Options, store::Deliveries},
     drain::Drain,
+    error::Misconfigured,
     http::Stops,
     shutdown::Shutdown,
     stop::Stop,
-    subscriber::Watched,
+    subscriber::{self, Watched},
     trace::Traces,
 };
 
@@ -49,8 +50,8 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let config = &context.config;
     let options = Options::new(config)?;
     let watched = Watched::start(config)?;
-    for topic in watched.current().topics() {
-        readable(config, topic).map_err(|why| config.error("deliver.subscriber", why))?;
+    if let Some(error) = check(config).into_iter().next() {
+        return Err(error.into());
     }
     let bus: Arc<dyn Bus> = context.bus()?.into();
     let counts = Arc::new(Counts::default());
@@ -62,9 +63,7 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let engine = Engine::start(store, Arc::clone(&bus), config, &allowed, watched.current(), Arc::clone(&counts))?;
     counts.misses(None);
     let deliver = Deliver { context, engine: &engine, bus: &*bus, stops, traces: Traces::start(config)? };
-    let outcome = deliver.supervise(&watched, arguments.drain);
-    engine.end(Instant::now() + config.shutdown_timeout);
-    outcome
+    deliver.supervise(&watched, arguments.drain)
 }
 
 /// The store, once no other process owns it; `None` where the end of the process is asked for before.
@@ -84,6 +83,14 @@ fn own(options: &Options, context: &Context, counts: &Counts) -> Result<Option<D
             return Ok(None);
         }
     }
+}
+
+/// Topics that somebody subscribes to and nobody can.
+pub(super) fn check(config: &Config) -> Vec<Misconfigured> {
+    // What is wrong with subscribers is found elsewhere
+    let Ok((subscribers, _)) = subscriber::load(config) else { return Vec::new() };
+    let found = subscribers.topics().filter_map(|topic| readable(config, topic).err());
+    found.map(|why| config.error("deliver.subscriber", why)).collect()
 }
 
 /// Why no subscriber can have the messages of `topic`, where that is so: of each record one reader would get none.
@@ -135,6 +142,8 @@ impl Deliver<'_> {
             let outcome = self.read(scope, &mut reading, watched, drain);
             let all: Vec<_> = reading.drain().map(|(_, stop)| stop).collect();
             all.iter().flatten().for_each(|stop| stop.shutdown.request());
+            // Stops take a while to end, and what they still take goes out another time
+            self.engine.end(Instant::now() + self.context.config.shutdown_timeout);
             all.into_iter().flatten().map(Reading::end).fold(outcome, Result::and)
         })
     }

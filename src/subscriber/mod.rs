@@ -12,7 +12,11 @@ mod watch;
 pub use config::SubscriberOptions;
 pub use watch::{Watched, check, load};
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use reqwest::header::HeaderMap;
 
@@ -54,6 +58,7 @@ pub struct Subscriber {
 pub struct Subscribers {
     by_name: HashMap<String, Arc<Subscriber>>,
     by_topic: HashMap<Topic, Vec<Arc<Subscriber>>>,
+    left_out: HashSet<String>,
 }
 
 impl Subscribers {
@@ -70,6 +75,16 @@ impl Subscribers {
         }
         found.by_topic.retain(|_, all| !all.is_empty());
         found
+    }
+
+    /// Beside them there are some of these names of which something is wrong at present.
+    pub fn leaving_out(self, names: HashSet<String>) -> Self {
+        Self { left_out: names, ..self }
+    }
+
+    /// Whether there is one of this name, though it may not be called at present.
+    pub fn knows(&self, name: &str) -> bool {
+        self.by_name.contains_key(name) || self.left_out.contains(name)
     }
 
     /// Those of a topic, in the order in which they were given.

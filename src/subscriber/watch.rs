@@ -87,6 +87,8 @@ pub(super) struct Watch {
     options: Options,
     from_file: Vec<Arc<Subscriber>>,
     from_table: Vec<Arc<Subscriber>>,
+    /// Names of rows that are no subscribers.
+    left_out: HashSet<String>,
     pub(super) current: Arc<ArcSwap<Subscribers>>,
     table: Table,
     /// What needs no more attention: read, or found wrong.
@@ -126,6 +128,7 @@ impl Watch {
             options,
             from_file: Vec::new(),
             from_table: Vec::new(),
+            left_out: HashSet::new(),
             current: Arc::default(),
             judged: Texts::default(),
             seen: Texts::default(),
@@ -219,6 +222,7 @@ impl Watch {
         let rows = self.table.read(&self.options)?;
         let mut names: HashSet<String> = self.options.subscriber.iter().map(|listed| listed.name.clone()).collect();
         let (mut taken, mut faults) = (Vec::with_capacity(rows.len()), Vec::new());
+        self.left_out.clear();
         let path = self.table.path().display();
         for (name, read) in rows {
             match read {
@@ -226,7 +230,10 @@ impl Watch {
                     faults.push(format!("{path}: subscriber {name}: there is another one of this name"));
                 }
                 Ok(subscriber) => taken.push(Arc::new(subscriber)),
-                Err(why) => faults.push(format!("{path}: subscriber {name}: {why}")),
+                Err(why) => {
+                    faults.push(format!("{path}: subscriber {name}: {why}"));
+                    self.left_out.insert(name.clone());
+                }
             }
             names.insert(name);
         }
@@ -236,7 +243,7 @@ impl Watch {
 
     fn publish(&self) {
         let all = self.from_file.iter().chain(&self.from_table).map(Arc::clone);
-        self.current.store(Arc::new(Subscribers::new(all)));
+        self.current.store(Arc::new(Subscribers::new(all).leaving_out(self.left_out.clone())));
     }
 
     fn texts(&self) -> Texts {

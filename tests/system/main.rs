@@ -6,6 +6,7 @@ mod commands;
 mod compose;
 mod consumer;
 mod dead;
+mod deliver;
 mod doors;
 mod faults;
 mod fleet;

@@ -154,6 +154,8 @@ pub struct Taken {
     pub offers: Vec<Offer>,
     /// Deliveries of each subscriber, those too that wait for others of their key.
     pub counts: HashMap<i64, u64>,
+    /// Subscribers for which something of it was taken before.
+    pub before: HashSet<i64>,
 }
 
 /// What is due for a subscriber.
@@ -217,7 +219,8 @@ struct Reader {
     connection: Connection,
     /// Messages that somebody has in memory.
     known: HashMap<i64, Weak<Stored>>,
-    version: i64,
+    /// How often somebody was enabled.
+    enabled: i64,
 }
 
 impl Deliveries {
@@ -238,7 +241,7 @@ impl Deliveries {
         writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         let newest: Option<i64> = writer.query_row("SELECT MAX(number) FROM messages", [], |row| row.get(0))?;
         taken::forget(&writer, milliseconds(SystemTime::now()))?;
-        let reader = Reader { connection: reader, known: HashMap::new(), version: 0 };
+        let reader = Reader { connection: reader, known: HashMap::new(), enabled: 0 };
         Ok(Some(Self {
             path: path.to_owned(),
             writer: Mutex::new(writer),
@@ -255,13 +258,13 @@ impl Deliveries {
         register(&mut writer, names).map_err(|error| self.error("write to", error))
     }
 
-    /// How the subscribers do, where another process has written since this was asked last: it may have enabled one.
+    /// How the subscribers do, where one was enabled since this was asked last, by another process.
     pub fn changed(&self) -> Result<Option<Vec<(i64, Standing)>>> {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut read = || -> rusqlite::Result<_> {
-            // Of this connection; what the other one of this process writes counts as well, which is no harm
-            let version = reader.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
-            if std::mem::replace(&mut reader.version, version) == version {
+            let count = "SELECT COALESCE(SUM(enabled), 0) FROM changes";
+            let enabled = reader.connection.prepare_cached(count)?.query_row([], |row| row.get(0))?;
+            if std::mem::replace(&mut reader.enabled, enabled) == enabled {
                 return Ok(None);
             }
             let all = "SELECT id, failing_since, failing_last, disabled, enabled FROM subscribers";
@@ -306,6 +309,7 @@ impl Deliveries {
         let (mut taken, mut new, mut seen) = (Taken::default(), Vec::new(), HashSet::new());
         for (incoming, mark) in incoming.iter().zip(marks) {
             if known.contains(mark) || !seen.insert(*mark) {
+                taken.before.extend(incoming.wants.iter().map(|want| want.subscriber));
                 continue;
             }
             let number = self.next.fetch_add(1, Ordering::Relaxed);
