@@ -37,11 +37,16 @@ impl Absence {
 
     /// Takes note of one more failure; gives how long to wait before the next attempt.
     pub fn failed(&mut self, error: &dyn std::fmt::Display) -> Duration {
-        if self.said.is_none_or(|said| said.elapsed() >= REMIND) {
+        if self.is_due() {
             warn!("waits for {}: {error:#}", self.what);
             self.said = Some(Instant::now());
         }
         self.waits.next().unwrap_or(REMIND)
+    }
+
+    /// Whether [`Absence::failed`] would say so now.
+    pub fn is_due(&self) -> bool {
+        self.said.is_none_or(|said| said.elapsed() >= REMIND)
     }
 
     /// Takes note of a success.

@@ -127,6 +127,17 @@ pub trait Publisher: Send {
     /// Takes the records over; waits while too many are unconfirmed. After [`BusError::Unavailable`] none was taken.
     fn publish(&mut self, outbox: &Outbox) -> Result<(), BusError>;
 
+    /// Those of new records that the bus would refuse for good, as far as that is known before they are published.
+    fn refusals(&mut self, _outbox: &Outbox) -> Result<Vec<Refusal>, BusError> {
+        Ok(Vec::new())
+    }
+
+    /// Those that it refused after they were taken over, since the last call. In place of an index in an outbox they have
+    /// the number of the record, counted from 0 over all that this publisher has taken over.
+    fn refused(&mut self) -> Vec<Refusal> {
+        Vec::new()
+    }
+
     /// Waits, at most until `deadline`, for the bus to confirm all that was published; gives how many it has
     /// confirmed since the start.
     fn flush(&mut self, deadline: Instant) -> Result<u64, BusError>;

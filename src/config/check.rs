@@ -26,6 +26,13 @@ const INTEGERS: &[(&str, i64, i64)] = &[
     ("kafka.partitions", 1, 100_000),
     ("kafka.replication", 1, 1_000),
     // Kafka's clients take no larger message.
+    ("gateway.body_bytes", 1, 1_000_000_000),
+    ("gateway.waiting", 1, 10_000_000),
+    ("gateway.waiting_bytes", 1, i64::MAX),
+    ("gateway.connections", 1, 1_000_000),
+    ("gateway.threads", 1, 64),
+    ("gateway.lanes", 0, 64),
+    ("gateway.tokens.max_bytes", 1, 1_000_000),
     ("limits.message_bytes", 1, 1_000_000_000),
     ("limits.hops", 1, 10_000),
     ("limits.depth", 1, 1_000),

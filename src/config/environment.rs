@@ -3,6 +3,9 @@
 //! A name is `METROBUS`, then the names of the key in upper case, `__` between them. In a free table the rest of the
 //! name is lower case and `_` a dot: `METROBUS__KAFKA__PROPERTIES__SASL_PASSWORD` is `sasl.password`. Other variables,
 //! such as `METROBUS_CONFIG`, are passed over.
+//!
+//! Below them lie three variables by the names that switch gave them, so that who comes from there has nothing to rewrite. As there,
+//! one that is empty says nothing.
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +22,13 @@ use crate::error::Misconfigured;
 
 const PREFIX: &str = "METROBUS__";
 
+/// Variables of switch, and the keys that they set, as behind the prefix.
+const OF_SWITCH: [(&str, &str); 3] = [
+    ("SWITCH_DB_NAME", "DELIVER__SUBSCRIBERS"),
+    ("SWITCH_JWT_SECRET", "GATEWAY__SWITCH__SECRET"),
+    ("SWITCH_SERVER_PORT", "GATEWAY__LISTEN"),
+];
+
 /// The variable that sets the key `path`.
 pub(super) fn variable(path: &[String]) -> String {
     format!("{PREFIX}{}", path.join("__").to_uppercase())
@@ -26,18 +36,29 @@ pub(super) fn variable(path: &[String]) -> String {
 
 /// Whether a variable of that name is for the configuration.
 pub(super) fn is_ours(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+    name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) || of_switch(name).is_some()
+}
+
+/// The key that a variable of switch sets.
+fn of_switch(name: &OsStr) -> Option<&'static str> {
+    OF_SWITCH.iter().find(|(known, _)| name == *known).map(|(_, key)| *key)
 }
 
 /// Lays `variables` over what `tree` holds.
 pub(super) fn lay(tree: &mut Tree, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), Misconfigured> {
     // In order of their names, so that of several errors it is always the same that is reported.
-    for (name, value) in variables.collect::<BTreeMap<_, _>>() {
+    let variables: BTreeMap<_, _> = variables.collect();
+    let below = variables.iter().filter(|(_, value)| !value.is_empty());
+    let below = below.filter_map(|(name, value)| Some((name, of_switch(name)?.to_owned(), value)));
+    let own = variables.iter().filter_map(|(name, value)| {
+        let key = name.to_string_lossy().strip_prefix(PREFIX)?.to_owned();
+        Some((name, key, value))
+    });
+    for (name, key, value) in below.chain(own) {
         let name = name.to_string_lossy();
-        let Some(key) = name.strip_prefix(PREFIX) else { continue };
         let wrong = |what: String| Misconfigured(format!("{}: {what}", text::escaped(&name)));
         let value = value.to_str().ok_or_else(|| wrong("the value is not UTF-8".into()))?;
-        set(tree, key, value, Origin::Environment(name.to_string())).map_err(wrong)?;
+        set(tree, &key, value, Origin::Environment(name.to_string())).map_err(wrong)?;
     }
     Ok(())
 }

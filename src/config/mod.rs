@@ -46,7 +46,7 @@ use toml::Value;
 pub(crate) use text::{name_text, value_text};
 pub use tree::Origin;
 use tree::Tree;
-pub(crate) use typed::optional;
+pub(crate) use typed::{listen, optional};
 
 use crate::{
     bus::{Guarantee, Topic, sqlite},

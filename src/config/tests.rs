@@ -153,6 +153,27 @@ fn the_environment_sets_every_type() {
 }
 
 #[test]
+fn the_names_of_switch_lie_between_the_file_and_the_environment() {
+    let toml = "[gateway]\nlisten = \"1\"\n[gateway.switch]\nsecret = \"a\"\n[deliver]\nsubscribers = \"a.db\"";
+    let switch = [("SWITCH_DB_NAME", "b.db"), ("SWITCH_JWT_SECRET", "b"), ("SWITCH_SERVER_PORT", "2")];
+    let of = |variables: &[(&str, &str)]| {
+        let config = load(toml, variables).unwrap();
+        ["deliver.subscribers", "gateway.switch.secret", "gateway.listen"].map(|key| entry(&config, key))
+    };
+    let expected = |shown: [&str; 3], origins: [&str; 3]| {
+        let mut origins = origins.into_iter();
+        shown.map(|value| (format!("\"{value}\""), origins.next().unwrap().to_owned()))
+    };
+    let names = switch.map(|(name, _)| name);
+    assert_eq!(of(&switch), expected(["b.db", "***", "2"], names));
+    let above = ("METROBUS__GATEWAY__LISTEN", "3");
+    let origins = [names[0], names[1], above.0];
+    assert_eq!(of(&[&switch[..], &[above]].concat()), expected(["b.db", "***", "3"], origins));
+    let lines = ["metrobus.toml:6", "metrobus.toml:4", "metrobus.toml:2"];
+    assert_eq!(of(&switch.map(|(name, _)| (name, ""))), expected(["a.db", "***", "1"], lines));
+}
+
+#[test]
 fn counters_follow_the_bus_unless_told() {
     for (bus, counters, on) in
         [("sqlite", "auto", false), ("kafka", "auto", true), ("sqlite", "on", true), ("kafka", "off", false)]

@@ -59,20 +59,22 @@ impl FromStr for ApiKey {
 }
 
 /// The hash of a key, as a configuration has it: `sha256:` and 64 hexadecimal digits.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct KeyHash([u8; 32]);
+
+/// Takes as long for another hash as for the same one.
+impl PartialEq for KeyHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for KeyHash {}
 
 /// A text that is no hash of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the hash of an API key is sha256: and 64 hexadecimal digits behind it; the key itself does not belong here")]
 pub struct BadKeyHash;
-
-impl KeyHash {
-    /// Takes as long for another key as for this one.
-    pub fn is_of(&self, key: &ApiKey) -> bool {
-        self.0.ct_eq(&key.hash().0).into()
-    }
-}
 
 impl FromStr for KeyHash {
     type Err = BadKeyHash;
@@ -112,8 +114,8 @@ mod tests {
         let [key, other] = [ApiKey::generate(), ApiKey::generate()];
         assert_eq!(key.reveal().len(), 47);
         let hash: KeyHash = key.hash().to_string().parse().unwrap();
-        assert!(hash.is_of(&key.reveal().parse().unwrap()));
-        assert!(!hash.is_of(&other));
+        assert_eq!(hash, key.reveal().parse::<ApiKey>().unwrap().hash());
+        assert_ne!(hash, other.hash());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a request brings: a message, and the record that it becomes.
 
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
@@ -18,10 +19,20 @@ pub struct Event {
     pub topic: Topic,
     pub id: Uuid,
     pub key: Option<Vec<u8>>,
+    /// By which a repeat of the message is known, where the message itself says so; see [`idempotency`](super::idempotency).
+    pub idempotency_key: Option<String>,
     /// In the encoding of [`Headers`], the id first.
     headers: Vec<u8>,
     value: Vec<u8>,
+    /// Where the value has the id, where it has it.
+    id_in_value: Option<usize>,
 }
+
+/// Bytes of an id as text.
+const ID_BYTES: usize = 36;
+
+/// Where the headers have the id: behind its name, and the lengths of name and value.
+const ID_IN_HEADERS: usize = 4 + ID_HEADER.len() + 4;
 
 impl Event {
     /// Of `body`, one JSON object within `limits`, with a new id.
@@ -35,18 +46,74 @@ impl Event {
         };
         let id = Uuid::now_v7();
         let body = checked.whole();
-        let value = match has_slip {
-            true => {
-                format!(
-                    r#"{{"header":{{"route":[],"original_route":[],"historical_route":[],"id":"{id}"}},"payload":{body}}}"#
-                )
-            }
-            false => body.to_owned(),
-        };
+        if !has_slip {
+            return Ok(Self::of(topic, id, body.to_owned(), None));
+        }
+        let begin = r#"{"header":{"route":[],"original_route":[],"historical_route":[],"id":""#;
+        let value = format!(r#"{begin}{id}"}},"payload":{body}}}"#);
         Checked::new(Some(value.as_bytes()), limits, &mut Tape::default())?;
-        let mut event = Self { topic: topic.clone(), id, key: None, headers: Vec::new(), value: value.into_bytes() };
+        Ok(Self::of(topic, id, value, Some(begin.len())))
+    }
+
+    /// Of an object whose field `id` is its id, with what `rest` writes behind it. That is to be no message with a slip.
+    pub(super) fn with_field_id(
+        topic: &Topic,
+        limits: &Limits,
+        rest: impl FnOnce(&mut String),
+    ) -> Result<Self, Malformed> {
+        let id = Uuid::now_v7();
+        let begin = r#"{"id":""#;
+        let mut value = format!("{begin}{id}\"");
+        rest(&mut value);
+        value.push('}');
+        Checked::new(Some(value.as_bytes()), limits, &mut Tape::default())?;
+        Ok(Self::of(topic, id, value, Some(begin.len())))
+    }
+
+    fn of(topic: &Topic, id: Uuid, value: String, id_in_value: Option<usize>) -> Self {
+        let mut event = Self {
+            topic: topic.clone(),
+            id,
+            key: None,
+            idempotency_key: None,
+            headers: Vec::new(),
+            value: value.into_bytes(),
+            id_in_value,
+        };
         event.header(ID_HEADER, &id.to_string());
-        Ok(event)
+        event
+    }
+
+    /// The same message with the id `id`, which its sender was told before.
+    pub fn with_id(mut self, id: Uuid) -> Self {
+        let mut buffer = Uuid::encode_buffer();
+        let text = id.hyphenated().encode_lower(&mut buffer).as_bytes();
+        self.headers[ID_IN_HEADERS..][..ID_BYTES].copy_from_slice(text);
+        if let Some(at) = self.id_in_value {
+            self.value[at..][..ID_BYTES].copy_from_slice(text);
+        }
+        self.id = id;
+        self
+    }
+
+    /// The same for the same message only, whatever its id.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(self.topic.as_str().as_bytes());
+        part(self.key.as_deref().unwrap_or_default());
+        part(&self.headers[ID_IN_HEADERS + ID_BYTES..]);
+        match self.id_in_value {
+            Some(at) => {
+                part(&self.value[..at]);
+                part(&self.value[at + ID_BYTES..]);
+            }
+            None => part(&self.value),
+        }
+        hash.finalize().into()
     }
 
     /// Adds a record header.
@@ -90,7 +157,9 @@ mod tests {
             r#"{"he\u0061der":{"route":["Log"],"id":"mine"},"payload":{}}"#,
             r#"{"header":{},"header":{},"payload":{}}"#,
         ] {
-            let event = event(body).unwrap();
+            let id = Uuid::now_v7();
+            let event = event(body).unwrap().with_id(id);
+            assert_eq!(event.id, id);
             let mut outbox = Outbox::default();
             event.write(&mut outbox, 7);
             let batch = Batch::default();
@@ -111,6 +180,17 @@ mod tests {
             }
             assert_eq!(at_a_stop.id(), Some(&*event.id.to_string()), "{body}");
         }
+    }
+
+    #[test]
+    fn a_fingerprint_is_that_of_the_message_and_not_of_its_id() {
+        let bodies = [r#"{"a":1}"#, r#"{"a":2}"#, r#"{"header":{},"payload":1}"#, r#"{"header":{},"payload":2}"#];
+        let prints = bodies.map(|body| event(body).unwrap().fingerprint());
+        assert_eq!(prints, bodies.map(|body| event(body).unwrap().fingerprint()));
+        let mut other = event(bodies[0]).unwrap();
+        other.header("ce_id", "1");
+        let all: std::collections::HashSet<_> = prints.into_iter().chain([other.fingerprint()]).collect();
+        assert_eq!(all.len(), 5);
     }
 
     #[test]

@@ -26,7 +26,9 @@
 //! ```
 
 pub mod exposition;
+pub(crate) mod journeys;
 pub(crate) mod metrics;
+pub(crate) mod problem;
 mod process;
 mod server;
 
@@ -41,8 +43,8 @@ use axum::{
 };
 
 pub use process::{Part, Process, Stops};
-pub(crate) use server::Limits;
 pub use server::Server;
+pub(crate) use server::{Limits, Site};
 
 use crate::{health, stop::Watched};
 

@@ -12,6 +12,7 @@ use crate::{
     cache::{self, Lookup, Membership, Source},
     config::Config,
     error::Misconfigured,
+    gateway::{command::Commands, switch},
     rules::{self, Action, Rule, Rules},
     subscriber,
 };
@@ -41,6 +42,8 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     found.extend(twice_read(config));
     found.extend(other_ways(config));
     found.extend(logstop::check(config).err());
+    found.extend(Commands::check(config));
+    found.extend(switch::callers(config).err());
     found.extend(subscriber::check(config));
     found.extend(deliver::check(config));
     let caches = caches(context, rules.as_ref());

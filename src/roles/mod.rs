@@ -33,6 +33,7 @@ mod contactpoint;
 mod dead;
 mod deliver;
 mod demo;
+mod gateway;
 mod journal;
 mod journeys;
 mod logstop;
@@ -57,6 +58,7 @@ pub const ROLES: &[Role] = &[
     contactpoint::ROLE,
     whitelist::ROLE,
     logstop::ROLE,
+    gateway::ROLE,
     deliver::ROLE,
     make_data::ROLE,
     cache::ROLE,

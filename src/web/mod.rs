@@ -4,7 +4,6 @@
 //! | --- | --- |
 //! | `assets` | the page itself and its description, compiled in |
 //! | `guard` | who may ask: names of this host, origins, the token; headers that keep a browser careful |
-//! | `problem` | what is answered where something is wrong |
 //! | `events` | the picture of the traffic, now and as it changes |
 //! | `journeys` | where messages went, out of the index of the journal |
 //! | `letters` | dead letters: listed, shown, sent again, given up |
@@ -22,7 +21,6 @@ mod events;
 mod guard;
 mod journeys;
 mod letters;
-mod problem;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -40,7 +38,11 @@ use crate::{
     bus::Bus,
     config::{BusKind, Config},
     error::{Misconfigured, Unreachable},
-    http::{self, Limits},
+    http::{
+        self, Limits,
+        journeys::Journeys,
+        problem::{self, Problem},
+    },
     shutdown::Shutdown,
     traffic::{self, StopHistory},
 };
@@ -48,9 +50,7 @@ use assets::{PARTS, asset};
 use counts::Counts;
 use events::Frames;
 use guard::Guard;
-use journeys::Journeys;
 use letters::Desks;
-use problem::Problem;
 
 /// Of those who look at the page: each has one connection open for as long as they do, so it must not end often.
 const PAGES: Limits =

@@ -8,7 +8,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     dead_letter::repair::Unknown,
@@ -20,12 +20,14 @@ use crate::{
 pub struct Problem {
     status: StatusCode,
     detail: String,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
+    /// A further member, for programs.
+    member: Option<Box<(&'static str, Value)>>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), header: None }
+        Self { status, detail: detail.into(), header: None, member: None }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -38,23 +40,36 @@ impl Problem {
 
     /// The same may be asked again in so many seconds.
     pub fn later(seconds: u64, detail: impl Into<String>) -> Self {
-        let header = Some((RETRY_AFTER, HeaderValue::from(seconds)));
-        Self { header, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(RETRY_AFTER, HeaderValue::from(seconds))
     }
 
     pub fn unauthorized(detail: impl Into<String>) -> Self {
-        let header = Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
-        Self { header, ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+        let challenge = HeaderValue::from_static("Bearer");
+        Self::new(StatusCode::UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// With a header, in place of the one that it had.
+    pub fn header(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self { header: Some(Box::new((name, value))), ..self }
+    }
+
+    /// With a member of its own beside those of the standard, in place of the one that it had.
+    pub fn member(self, name: &'static str, value: Value) -> Self {
+        Self { member: Some(Box::new((name, value))), ..self }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or_default();
-        let body = json!({"title": title, "status": self.status.as_u16(), "detail": self.detail});
+        let mut body = json!({"title": title, "status": self.status.as_u16(), "detail": self.detail});
+        if let Some(member) = self.member {
+            let (name, value) = *member;
+            body[name] = value;
+        }
         let kind = [(CONTENT_TYPE, "application/problem+json")];
         let mut response = (self.status, kind, body.to_string()).into_response();
-        response.headers_mut().extend(self.header);
+        response.headers_mut().extend(self.header.map(|header| *header));
         response
     }
 }
