@@ -199,10 +199,17 @@ fn what_switch_could_not_use_is_refused() {
 fn a_token_of_switch_opens_its_paths_alone_and_without_a_secret_they_are_not_there() {
     let mut fleet = sqlite();
     let hash = format!("sha256:{}", "0".repeat(64));
-    fleet.scratch.write("callers.toml", format!("[[gateway.caller]]\nname = \"a\"\nkey_hashes = [\"{hash}\"]\n"));
+    fleet
+        .scratch
+        .write("callers.toml", format!("[[gateway.caller]]\nname = \"a\"\nkey_hashes = [\"{hash}\"]\nquota = 1\n"));
     let gateway = fleet.metrobus(&["gateway", "--config", "callers.toml"]);
     let door = Door::start(gateway.env("SWITCH_SERVER_PORT", "0").env("SWITCH_JWT_SECRET", SECRET).spawn());
-    assert_eq!(door.publish(&message("Source", "{}")).status, 200);
+    let author = format!("bearer {}", token(SECRET, &json!({ "Author": "a" })));
+    for _ in 0..3 {
+        // It is not the quota of the caller by that name
+        let answer = door.ask("POST", "/publish", &[("Authorization", &author)], message("Source", "{}").as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
     let right = format!("bearer {}", token(SECRET, &json!({ "Author": "a", "sub": "a", "exp": now() + 300 })));
     assert_eq!(door.ask("POST", "/topics/Source", &[("Authorization", &right)], b"{}").status, 401);
     drop(door);
