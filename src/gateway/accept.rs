@@ -20,7 +20,7 @@ use axum::{
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 use uuid::Uuid;
 
 use super::{
@@ -32,6 +32,7 @@ use super::{
     publish::{Events, Unpublished},
     server::App,
     stats::Route,
+    topics::LONG,
 };
 use crate::http::problem::Problem;
 
@@ -337,6 +338,17 @@ fn exceeds(exceeded: Exceeded, events: usize) -> Problem {
 pub fn unauthorized(why: Unauthorized) -> Problem {
     let challenge = HeaderValue::from_static(why.challenge());
     Problem::new(StatusCode::UNAUTHORIZED, why.to_string()).header(WWW_AUTHENTICATE, challenge)
+}
+
+/// What `read` makes of a body. A long one is read in another thread, so that no other connection waits for that.
+pub async fn reading<T: Send + 'static>(
+    body: Bytes,
+    read: impl FnOnce(&[u8]) -> T + Send + 'static,
+) -> Result<T, Problem> {
+    if body.len() < LONG {
+        return Ok(read(&body));
+    }
+    spawn_blocking(move || read(&body)).await.map_err(|_| refused(Unpublished::Ended).into())
 }
 
 /// 202 with the id of the one event.

@@ -13,7 +13,7 @@
 //! The data has to be a JSON object, as every message; an event without data, or with null for it, has `{}`. `source` and `id`
 //! name an event, so that one that comes twice to a topic is known by them.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use axum::http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -98,10 +98,18 @@ pub fn events(topic: &Topic, headers: &HeaderMap, body: &[u8], limits: &Limits) 
             let body = json_body(headers, "application/cloudevents-batch+json", body)?;
             let all: Vec<&RawValue> = serde_json::from_str(body)
                 .map_err(|error| Wrong::Event(format!("the body must be a JSON list of CloudEvents: {error}")))?;
-            let event = |(index, event): (usize, &&RawValue)| {
-                structured(topic, event.get(), limits).map_err(|wrong| Wrong::OneOf(index, Box::new(wrong)))
-            };
-            all.iter().enumerate().map(event).collect()
+            let mut events = Vec::with_capacity(all.len());
+            let mut known = HashSet::new();
+            for (index, event) in all.iter().enumerate() {
+                let event = structured(topic, event.get(), limits).and_then(|event| match &event.idempotency_key {
+                    Some(key) if !known.insert(key.clone()) => {
+                        Err(Wrong::Event("its source and id are those of another one before it".into()))
+                    }
+                    _ => Ok(event),
+                });
+                events.push(event.map_err(|wrong| Wrong::OneOf(index, Box::new(wrong)))?);
+            }
+            Ok(events)
         }
         Kind::Binary | Kind::None => Ok(vec![binary(topic, headers, body, limits)?]),
     }
@@ -240,13 +248,19 @@ impl Attributes {
         })
     }
 
-    fn event(&self, topic: &Topic, content_type: Option<&str>, data: &[u8], limits: &Limits) -> Result<Event, Wrong> {
-        let (id, source) = (self.required("id")?, self.required("source")?);
-        let specversion = self.required("specversion")?;
-        if specversion != "1.0" {
+    fn event(
+        mut self,
+        topic: &Topic,
+        content_type: Option<&str>,
+        data: &[u8],
+        limits: &Limits,
+    ) -> Result<Event, Wrong> {
+        if self.required("specversion")? != "1.0" {
             return Err(Wrong::Event("specversion must be 1.0".into()));
         }
         self.required("type")?;
+        let (id, source) = (self.required("id")?, self.required("source")?);
+        let known_as = format!("cloudevent {topic} {}:{source}{id}", source.len());
         if self.get("time").is_some_and(|time| Timestamp::parse(time).is_none()) {
             return Err(Wrong::Event("time must be as 2026-01-31T12:00:00Z, RFC 3339".into()));
         }
@@ -254,6 +268,8 @@ impl Attributes {
             return Err(data_type());
         }
         let data = if data.trim_ascii().is_empty() { b"{}" } else { data };
+        // One event is one message, in whichever order its attributes come
+        self.0.sort_unstable();
         let refused = |reason: Malformed| Wrong::Event(format!("the data must be a JSON object: it is {reason}"));
         let mut event = Event::new(topic, data, limits).map_err(refused)?;
         for (name, value) in &self.0 {
@@ -263,7 +279,7 @@ impl Attributes {
             event.header("content-type", content_type);
         }
         event.key = self.get("partitionkey").map(|key| key.as_bytes().to_vec());
-        event.idempotency_key = Some(format!("cloudevent {topic} {}:{source}{id}", source.len()));
+        event.idempotency_key = Some(known_as);
         Ok(event)
     }
 }

@@ -21,7 +21,7 @@ mod strict;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write, time::SystemTime};
+use std::{fmt::Write, sync::Arc, time::SystemTime};
 
 use axum::http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -77,12 +77,12 @@ const NAME_BYTES: usize = 200;
 
 /// All commands, those first whose paths are more definite.
 #[derive(Debug, Default)]
-pub struct Commands(Vec<Command>);
+pub struct Commands(Vec<Arc<Command>>);
 
 /// What is at a path.
 #[derive(Debug)]
 pub enum Found<'a> {
-    Command(&'a Command, Parameters),
+    Command(&'a Arc<Command>, Parameters),
     /// Commands with other methods: those, as the header Allow has them.
     MethodNotAllowed(String),
     None,
@@ -136,10 +136,10 @@ struct Wrong(&'static str, String);
 /// The commands, and what is wrong with the others.
 fn read(config: &Config) -> Result<(Commands, Vec<Misconfigured>), Misconfigured> {
     let section: Section = config.section("gateway")?;
-    let (mut commands, mut wrong) = (Vec::<Command>::new(), Vec::new());
+    let (mut commands, mut wrong) = (Vec::<Arc<Command>>::new(), Vec::new());
     for (index, options) in section.command.into_iter().enumerate() {
         match Command::new(options, &section.topics, &commands) {
-            Ok(command) => commands.push(command),
+            Ok(command) => commands.push(Arc::new(command)),
             Err(Wrong(key, what)) => wrong.push(config.error(&format!("gateway.command[{index}].{key}"), what)),
         }
     }
@@ -195,7 +195,7 @@ impl Invalid {
 }
 
 impl Command {
-    fn new(options: Options, topics: &[Topic], others: &[Self]) -> Result<Self, Wrong> {
+    fn new(options: Options, topics: &[Topic], others: &[Arc<Self>]) -> Result<Self, Wrong> {
         let Options { name, method, path, schema, topic } = options;
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(legal) {

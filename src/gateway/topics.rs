@@ -31,7 +31,7 @@ use crate::{
 pub const PATH: &str = "/topics/";
 
 /// A body that is longer is read in another thread, so that nobody waits for that.
-const LONG: usize = 128 << 10;
+pub const LONG: usize = 128 << 10;
 
 /// About what an event takes of memory beside its value, in bytes.
 const EVENT_BYTES: usize = 256;

@@ -27,6 +27,7 @@ mod secure;
 mod signatures;
 mod sinks;
 mod support;
+mod switch;
 mod traces;
 mod vectors;
 mod web;

@@ -64,7 +64,7 @@ fn one_event_is_the_same_message_in_each_mode() {
     .into();
     let expected = (expected, Some("Euro € 😀".to_owned()), r#"{"price":2.50}"#.to_owned());
     let encoded = AS_OBJECT.replace(r#""data":{"price":2.50}"#, r#""data_base64":"eyJwcmljZSI6Mi41MH0=""#);
-    let batch = format!("[{AS_OBJECT},{encoded}]");
+    let batch = format!("[{encoded}]");
     let binary = of(&BINARY, r#"{"price":2.50}"#).unwrap();
     let all = [
         binary,
@@ -72,8 +72,10 @@ fn one_event_is_the_same_message_in_each_mode() {
         of(&[STRUCTURED], &encoded).unwrap(),
         of(&[BATCH], &batch).unwrap(),
     ];
-    assert_eq!(all.each_ref().map(Vec::len), [1, 1, 1, 2]);
+    assert_eq!(all.each_ref().map(Vec::len), [1; 4]);
+    let first = all[0][0].fingerprint();
     for event in all.iter().flatten() {
+        assert_eq!(event.fingerprint(), first);
         assert_eq!(record(event), expected);
         let key = event.idempotency_key.as_deref();
         assert_eq!(key, Some("cloudevent Source 10:/mycontextA234-1234-1234"));
@@ -105,6 +107,9 @@ fn an_event_without_data_is_an_empty_object() {
     }
     assert_eq!(of(&BINARY, " ").unwrap()[0].value(), b"{}");
     assert_eq!(of(&[BATCH], "[]").unwrap(), []);
+    let two = format!("[{{{attributes}}},{{{}}}]", attributes.replace("\"1\"", "\"2\""));
+    let keys = of(&[BATCH], &two).unwrap().into_iter().map(|event| event.idempotency_key.unwrap()).collect::<Vec<_>>();
+    assert_eq!(keys, ["cloudevent Source 1:s1", "cloudevent Source 1:s2"]);
 }
 
 #[test]
@@ -186,9 +191,12 @@ fn what_is_no_event_in_json_is_refused_with_the_reason() {
         let body = format!("{{{base}{fields}}}");
         let wrong = of(&[STRUCTURED], &body).unwrap_err();
         assert_eq!((wrong.status().as_u16(), wrong.to_string().as_str()), (status, reason));
-        let wrong = of(&[BATCH], &format!("[{{{base}}},{body}]")).unwrap_err();
+        let first = base.replace("\"1\"", "\"0\"");
+        let wrong = of(&[BATCH], &format!("[{{{first}}},{body}]")).unwrap_err();
         assert_eq!((wrong.status().as_u16(), wrong.to_string()), (status, format!("event 1 of the batch: {reason}")));
     }
+    let same = of(&[BATCH], &format!("[{{{base}}},{{{base}}}]")).unwrap_err().to_string();
+    assert_eq!(same, "event 1 of the batch: its source and id are those of another one before it");
     let twice = of(&[STRUCTURED], &format!(r#"{{{base},"id":"2"}}"#)).unwrap_err().to_string();
     assert!(twice.starts_with("a CloudEvent must be a JSON object: \"id\" is there twice"), "{twice}");
     let many: String = (0..1000).map(|number| format!(",\"a{number}\":1")).collect();

@@ -7,7 +7,8 @@ use percent_encoding::percent_decode_str;
 use super::Parameters;
 
 /// Where the gateway and what watches over it are.
-const TAKEN: &[&str] = &["topics", "journeys", "publish", "refresh", "metrics", "livez", "readyz", "healthcheck"];
+const TAKEN: &[&str] =
+    &["topics", "journeys", "publish", "refresh", "openapi.json", "metrics", "livez", "readyz", "healthcheck"];
 
 /// A path whose segments are names or parameters. A parameter is a segment that is not empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
