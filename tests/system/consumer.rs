@@ -158,6 +158,7 @@ fn a_switch_client_is_served_as_by_switch_and_its_consumer() {
     let sink = receiver(&cases);
     write_table(&scratch.path("switch.db"), &cases, &sink.url());
     let topics: BTreeSet<_> = cases.iter().map(|case| case.topic.as_str()).collect();
+    let topics: Vec<_> = topics.into_iter().collect();
     let config = format!(
         "[gateway]\ntopics = {topics:?}\n\
          [deliver]\nwaits = [\"50ms\", \"50ms\"]\njitter = 0.0\nallowed_networks = [\"127.0.0.1\"]\n\
@@ -176,7 +177,10 @@ fn a_switch_client_is_served_as_by_switch_and_its_consumer() {
 
     let client = crate::support::client();
     let url = format!("http://127.0.0.1:{port}");
-    wait_until("the gateway", DEADLINE, || client.get(format!("{url}/refresh")).send().ok());
+    wait_until("the gateway", DEADLINE, || {
+        assert!(gateway.is_running(), "{}", gateway.stderr_text());
+        client.get(format!("{url}/refresh")).send().ok()
+    });
     let mut payloads: BTreeMap<(&str, &str), Vec<&Case>> = BTreeMap::new();
     for case in &cases {
         payloads.entry((&case.topic, &case.payload)).or_default().push(case);
