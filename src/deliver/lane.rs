@@ -1,5 +1,7 @@
 //! The lane of one subscriber: what is due, in order of time, as fast as it may go.
 
+mod ended;
+
 use std::{
     collections::{HashSet, VecDeque},
     num::NonZeroU32,
@@ -14,7 +16,6 @@ use governor::{
     DefaultDirectRateLimiter, Quota, RateLimiter,
     clock::{Clock, DefaultClock},
 };
-use rand::RngExt;
 use tokio::{
     sync::{
         mpsc::{UnboundedReceiver, unbounded_channel},
@@ -22,22 +23,19 @@ use tokio::{
     },
     task::JoinSet,
 };
-use tracing::{debug, error, info, warn};
+use tracing::{error, info};
 
 use super::{
-    NAME,
     counts::Counted,
     engine::{Handle, Shared},
-    letters::{Dead, history},
     loads::Load,
     outcomes::Report,
-    sender::{Ended, Outcome, send},
-    store::{Came, Delivery, Due, Settled, Standing, milliseconds},
+    sender::{Ended, send},
+    store::{Delivery, Due, Standing, milliseconds},
 };
 use crate::{
-    dead_letter::{history::Trouble, now_ms},
     subscriber::Subscriber,
-    webhook::breaker::{Breaker, Change, Permit},
+    webhook::breaker::{Breaker, Permit},
 };
 
 /// Deliveries that are read from the store at once: some for each place, within these.
@@ -340,117 +338,6 @@ impl Lane {
         let next = self.next.filter(|_| !self.breaker.is_disabled());
         let next = next.map(|next| now + Duration::from_millis((next - milliseconds(of_day)).max(0) as u64 + 1));
         [next, self.slowed].into_iter().flatten().min()
-    }
-
-    /// Takes note of what came of a request.
-    fn came(&mut self, Ended { delivery, outcome, took }: Ended) {
-        self.shared.counts.took(took);
-        let name = &self.subscriber.name;
-        let before = self.breaker.failing();
-        let count = match &outcome {
-            Outcome::Success => &self.counted.success,
-            Outcome::Gone => &self.counted.gone,
-            Outcome::Failure(..) | Outcome::Never(_) => &self.counted.failure,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        match outcome {
-            Outcome::Success => {
-                if self.breaker.succeeded() == Some(Change::Closed) {
-                    info!(subscriber = name, "answers again");
-                    self.blocked = None;
-                }
-                let standing = before.is_some().then(|| self.as_it_stands());
-                self.report(&delivery, Came::Done, standing);
-            }
-            Outcome::Gone => {
-                if !self.breaker.is_disabled() {
-                    error!(
-                        subscriber = name,
-                        "disabled: it answered 410 Gone; `metrobus subscriber enable` has it called again"
-                    );
-                    self.disable("410 Gone");
-                }
-                // It waits for somebody to enable the subscriber
-                let Delivery { due, failed, .. } = delivery;
-                let came = Came::Again { due, failed, history: delivery.history.clone().unwrap_or_default() };
-                let standing = Some(self.as_it_stands());
-                self.report(&delivery, came, standing);
-                self.complete = false;
-            }
-            Outcome::Failure(reason, asked) => self.failed(&delivery, &reason, asked),
-            Outcome::Never(error) => {
-                let reason = format!("subscriber {name}: {error}");
-                self.give_up(delivery, reason);
-            }
-        }
-    }
-
-    fn failed(&mut self, delivery: &Delivery, reason: &str, asked: Option<Duration>) {
-        let name = self.subscriber.name.clone();
-        debug!(subscriber = name, id = delivery.message.id, attempt = delivery.failed + 1, "failed: {reason}");
-        let well = self.blocked.is_none();
-        match self.breaker.failed(SystemTime::now()) {
-            Some(Change::Opened(until)) => {
-                let pause = until.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64().ceil();
-                match well {
-                    true => warn!(subscriber = name, "is left in peace for {pause} s, it failed last: {reason}"),
-                    false => debug!(subscriber = name, "is left in peace for {pause} s more: {reason}"),
-                }
-                self.blocked = Some(until);
-                self.shed();
-            }
-            Some(Change::Disabled(since)) => {
-                let since = humantime::format_rfc3339_seconds(since);
-                error!(
-                    subscriber = name,
-                    "disabled: it has failed since {since}, last: {reason}; `metrobus subscriber enable` has it called again"
-                );
-                self.disable(&format!("failed since {since}"));
-            }
-            Some(Change::Closed) | None => {}
-        }
-        let failed = delivery.failed + 1;
-        let random = rand::rng().random();
-        match self.subscriber.schedule.wait(failed as usize, asked, random) {
-            Some(wait) => {
-                let due = milliseconds(SystemTime::now() + wait);
-                let mut history = history(delivery);
-                history.push(Trouble { time: now_ms(), stop: NAME.into(), attempt: failed, reason: reason.into() });
-                self.next = Some(self.next.map_or(due, |next| next.min(due)));
-                let came = Came::Again { due, failed, history: history.json() };
-                let standing = Some(self.as_it_stands());
-                self.report(delivery, came, standing);
-            }
-            None => {
-                let attempts = if failed == 1 { "1 attempt".into() } else { format!("{failed} attempts") };
-                self.give_up(delivery.clone(), format!("subscriber {name}: {reason}, after {attempts}"));
-                let _ = self.shared.outcomes.send(Report::Standing(self.number, self.as_it_stands()));
-            }
-        }
-    }
-
-    fn disable(&mut self, why: &str) {
-        self.breaker.disable();
-        self.disabled = Some(why.to_owned());
-        self.counted.disabled.store(1, Ordering::Relaxed);
-        self.shed();
-    }
-
-    /// It becomes a dead letter, and is held until it is one.
-    fn give_up(&mut self, delivery: Delivery, reason: String) {
-        self.counted.dead.fetch_add(1, Ordering::Relaxed);
-        let (subscriber, name) = (self.number, self.subscriber.name.clone());
-        let _ = self.shared.letters.send(Dead { subscriber, name, delivery, reason });
-    }
-
-    fn report(&self, delivery: &Delivery, came: Came, standing: Option<Standing>) {
-        let Delivery { message, due, key, .. } = delivery;
-        let settled = Settled { subscriber: self.number, due: *due, message: message.number, key: *key, came };
-        let _ = self.shared.outcomes.send(Report::Came(settled, standing));
-    }
-
-    fn as_it_stands(&self) -> Standing {
-        Standing { failing: self.breaker.failing(), disabled: self.disabled.clone(), enabled: self.enabled }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError},
     },
     thread::{Builder, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tracing::{error, warn};
@@ -21,7 +21,7 @@ use super::{
     engine::Shared,
     outcomes::Report,
     request::is_uuid,
-    store::{Came, Delivery, Settled, Stored},
+    store::{Came, Delivery, Settled, Stored, milliseconds},
 };
 use crate::{
     backoff::persist,
@@ -41,6 +41,9 @@ const MOST: usize = 100;
 
 /// How long the bus may take to confirm before it is asked again.
 const CONFIRM: Duration = Duration::from_secs(5);
+
+/// When a delivery is tried once more whose dead letter the bus does not take.
+const LATER: Duration = Duration::from_secs(3600);
 
 /// A delivery that is given up.
 pub struct Dead {
@@ -100,7 +103,7 @@ struct Desk {
 impl Desk {
     /// Publishes letters and reports them as done; those that the bus does not have at the end stay in the store.
     fn publish(&mut self, lot: &[Dead], shared: &Shared) {
-        let mut sent = self.send(lot);
+        let sent = self.send(lot);
         if let Sent::Refused = sent
             && lot.len() > 1
         {
@@ -110,22 +113,23 @@ impl Desk {
             }
             return;
         }
-        if let (Sent::Refused, [dead]) = (&sent, lot) {
-            let name = &dead.name;
-            error!(
-                subscriber = name,
-                id = dead.delivery.message.id,
-                "lost: the bus refuses its dead letter; {}",
-                dead.reason
-            );
-            sent = Sent::Confirmed;
-        }
-        if let Sent::Confirmed = sent {
-            for Dead { subscriber, delivery: Delivery { message, due, key, .. }, .. } in lot {
-                let (due, key) = (*due, *key);
-                let settled = Settled { subscriber: *subscriber, due, message: message.number, key, came: Came::Done };
-                let _ = shared.outcomes.send(Report::Came(settled, None));
-            }
+        for Dead { subscriber, name, delivery, reason } in lot {
+            let Delivery { message, due, failed, key, history } = delivery;
+            let came = match sent {
+                Sent::Confirmed => Came::Done,
+                Sent::Refused => {
+                    error!(
+                        subscriber = name,
+                        id = message.id,
+                        "the bus refuses the dead letter, which stays in the store: {reason}"
+                    );
+                    let (due, history) = (milliseconds(SystemTime::now() + LATER), history.clone().unwrap_or_default());
+                    Came::Again { due, failed: *failed, history }
+                }
+                Sent::Not => continue,
+            };
+            let settled = Settled { subscriber: *subscriber, due: *due, message: message.number, key: *key, came };
+            let _ = shared.outcomes.send(Report::Came(settled, None));
         }
     }
 

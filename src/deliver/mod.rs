@@ -12,6 +12,14 @@
 //! at least once to everybody who wants it: a request of which a crash leaves the outcome unknown is made again, with the
 //! same `webhook-id`.
 //!
+//! - Who is disabled (410, or days of failure) is called no more; what it is to get waits in the store, also what comes meanwhile,
+//!   until it is enabled or gone. What waits for one that is gone is forgotten, and counted in the log.
+//! - A subscriber that fails is called less and less often (its breaker), and what waits for it costs no memory. The others
+//!   do not notice.
+//! - One process owns a store; a second one with the same store stands by until the first has ended. Processes with stores of
+//!   their own share the partitions of a topic on Kafka, as stops do; each then has breakers, rates and places of its own.
+//! - A topic is read as any other stop reads one, so nobody else in the group may read it.
+//!
 //! | file | what it is about |
 //! | --- | --- |
 //! | `intake` | the handler of the stop: who wants a message, and what it is called |

@@ -154,3 +154,45 @@ fn made(parts: &[&[u8]]) -> String {
 pub(super) fn is_uuid(id: &str) -> bool {
     Uuid::try_parse(id).is_ok_and(|uuid| uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(offset: i64, value: &'static str) -> Record<'static> {
+        let headers = Headers::default();
+        Record { partition: 0, offset, timestamp: 5, key: None, headers, value: Some(value.as_bytes()) }
+    }
+
+    #[test]
+    fn an_id_is_that_of_the_message_or_one_that_is_the_same_each_time() {
+        let (topic, other) = (Topic::new("a.b").unwrap(), Topic::new("a").unwrap());
+        assert_eq!(webhook_id(Some("order_7"), &topic, &record(0, "{}")), "order_7");
+        // Behind a full stop another timestamp could be read
+        let long = "x".repeat(257);
+        for odd in ["a.b", "", "a b", "é", &long] {
+            let made = webhook_id(Some(odd), &topic, &record(0, "{}"));
+            assert!(is_uuid(&made), "{made}");
+            assert_eq!(made, webhook_id(Some(odd), &other, &record(1, "[]")), "where it lies is another matter");
+        }
+        let first = webhook_id(None, &topic, &record(0, "{}"));
+        assert_eq!(first, webhook_id(None, &topic, &record(0, "{}")));
+        let others = [
+            webhook_id(None, &other, &record(0, "{}")),
+            webhook_id(None, &topic, &record(1, "{}")),
+            webhook_id(None, &topic, &record(0, "{ }")),
+        ];
+        assert!(is_uuid(&first) && others.iter().all(|id| is_uuid(id) && *id != first), "{first} {others:?}");
+        assert!(!is_uuid("0190B4A2-7F3A-7C6E-8000-0123456789AB") && !is_uuid("0190b4a27f3a7c6e80000123456789ab"));
+    }
+
+    #[test]
+    fn attributes_of_events_are_escaped_as_their_binding_says() {
+        let written = |text: &str| attribute_value(text).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(written("/a?b=c;d,e'"), "/a?b=c;d,e'");
+        assert_eq!(
+            written("Euro \u{20ac} \u{1f600} 100% \"x\"\r\n"),
+            "Euro%20%E2%82%AC%20%F0%9F%98%80%20100%25%20%22x%22%0D%0A"
+        );
+    }
+}

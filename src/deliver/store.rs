@@ -11,6 +11,7 @@
 //! One process delivers from a file ([`Deliveries`]); others may look at it and enable a subscriber ([`Store`]).
 
 mod deliveries;
+mod stored;
 mod taken;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, config::DbConfig, params};
 
-pub use deliveries::{Came, Deliveries, Delivery, Due, Incoming, Offer, Settled, Standing, Stored, Taken, Want};
+pub use deliveries::Deliveries;
+pub use stored::{Came, Delivery, Due, Incoming, Offer, Settled, Standing, Stored, Taken, Want};
 
 use crate::webhook::breaker::Failing;
 

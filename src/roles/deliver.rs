@@ -22,7 +22,7 @@ use crate::{
     http::Stops,
     shutdown::Shutdown,
     stop::Stop,
-    subscriber::{self, Watched},
+    subscriber::{self, Subscribers, Watched},
     trace::Traces,
 };
 
@@ -50,7 +50,7 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let config = &context.config;
     let options = Options::new(config)?;
     let watched = Watched::start(config)?;
-    if let Some(error) = check(config).into_iter().next() {
+    if let Some(error) = unreadable(config, &watched.current()).into_iter().next() {
         return Err(error.into());
     }
     let bus: Arc<dyn Bus> = context.bus()?.into();
@@ -88,7 +88,10 @@ fn own(options: &Options, context: &Context, counts: &Counts) -> Result<Option<D
 /// Topics that somebody subscribes to and nobody can.
 pub(super) fn check(config: &Config) -> Vec<Misconfigured> {
     // What is wrong with subscribers is found elsewhere
-    let Ok((subscribers, _)) = subscriber::load(config) else { return Vec::new() };
+    subscriber::load(config).map(|(subscribers, _)| unreadable(config, &subscribers)).unwrap_or_default()
+}
+
+fn unreadable(config: &Config, subscribers: &Subscribers) -> Vec<Misconfigured> {
     let found = subscribers.topics().filter_map(|topic| readable(config, topic).err());
     found.map(|why| config.error("deliver.subscriber", why)).collect()
 }

@@ -341,7 +341,7 @@ fn messages_of_a_key_come_in_their_order_where_that_is_wished() {
     let sink = Sink::start(move |got| {
         // Each third message fails once
         let n = serde_json::from_str::<Value>(&got.body).expect("JSON")["n"].as_u64().expect("a number");
-        status(if n % 3 == 0 && failed.lock().expect("a lock").insert(n) { 500 } else { 200 })
+        status(if n.is_multiple_of(3) && failed.lock().expect("a lock").insert(n) { 500 } else { 200 })
     });
     subscribe(&fleet, &subscriber(&fleet, "a", &sink.url("/"), "ordered = true\nconcurrency = 20"));
     let keys = ["a", "b", "c", "d"];
@@ -482,7 +482,11 @@ fn nothing_is_lost_where_it_is_killed_at_random(engine: Engine) {
     let Some(fleet) = fleet(engine) else { return };
     let mut random = random("deliver");
     let sink = Sink::start(|got| {
-        status(if got.body.len() % 7 == 0 && got.at.elapsed().subsec_nanos() % 3 == 0 { 500 } else { 200 })
+        status(if got.body.len().is_multiple_of(7) && got.at.elapsed().subsec_nanos().is_multiple_of(3) {
+            500
+        } else {
+            200
+        })
     });
     let all =
         subscriber(&fleet, "a", &sink.url("/a"), "") + &subscriber(&fleet, "b", &sink.url("/b"), "ordered = true");

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Of all parts of metrobus, in the order in which the documentation has them.
-const ALL: &[&[Metric]] = &[METRICS, crate::deliver::counts::METRICS, crate::gateway::stats::METRICS];
+const ALL: &[&[Metric]] = &[METRICS, crate::gateway::stats::METRICS, crate::deliver::counts::METRICS];
 
 fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
