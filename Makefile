@@ -1,6 +1,6 @@
 # `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help check demo test lint services bench soak
+.PHONY: help check demo test lint services bench soak fuzz
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
@@ -29,6 +29,9 @@ bench: check ## measure everything that BENCHMARKS.md has, beside other programs
 soak: check ## the fault tests ten times over, each with another seed
 	cargo test --locked --no-run
 	for run in 1 2 3 4 5 6 7 8 9 10; do scripts/with-services.sh cargo test --locked --test system -- faults || exit 1; done
+
+fuzz: check ## ten minutes of fuzzing for each target in fuzz/
+	scripts/fuzz.sh 600
 
 services: ## install what the tests start, where it is missing
 	@scripts/services.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Finds or installs the services that the tests start: a Redis server, a Java, the jars of a Kafka broker and those of
-# OpenSearch, a browser; and promtool, by which Prometheus checks what it is to read.
+# OpenSearch, a browser; promtool, by which Prometheus checks what it is to read; and a Python with the official library of
+# Standard Webhooks, which checks signatures.
 # Writes what it found to target/services/found, for scripts/with-services.sh. Run again, it does only what is missing.
 # What cannot be had is named in one line; with CI=true that is a failure.
 set -euo pipefail
@@ -9,6 +10,7 @@ dir=$root/target/services
 kafka_image=apache/kafka:4.1.1 # as kafka_2.13 in scripts/kafka/pom.xml
 java_image=eclipse-temurin:21-jre
 redis_image=redis:7-bookworm
+webhooks_package=standardwebhooks==1.1.0
 prometheus_image=prom/prometheus:v3.5.0
 mkdir -p "$dir"
 
@@ -192,6 +194,32 @@ get_promtool() {
     find_promtool
 }
 
+# The first Python that has the library.
+find_webhooks() {
+    local candidate
+    for candidate in "$dir/webhooks/bin/python" "$(command -v python3 || true)"; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import standardwebhooks' >/dev/null 2>&1; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+get_webhooks() {
+    find_webhooks && return 0
+    have python3 || apt_install python3 || return 1
+    say "installing $webhooks_package with pip"
+    rm -rf "$dir/webhooks"
+    if ! python3 -m venv "$dir/webhooks" >"$dir/pip.log" 2>&1; then
+        rm -rf "$dir/webhooks"
+        apt_install python3-venv && python3 -m venv "$dir/webhooks" >"$dir/pip.log" 2>&1 || return 1
+    fi
+    "$dir/webhooks/bin/pip" install -q --disable-pip-version-check "$webhooks_package" >"$dir/pip.log" 2>&1 </dev/null ||
+        { say "pip failed: $(tail -n 1 "$dir/pip.log")"; return 1; }
+    find_webhooks
+}
+
 skipped=
 skip() {
     skipped+="${skipped:+ and }$1"
@@ -222,6 +250,10 @@ promtool=$(get_promtool) || {
     promtool=
     skip promtool "promtool of Prometheus; get it with: apt-get install prometheus (or dnf install golang-github-prometheus, brew install prometheus)"
 }
+webhooks=$(get_webhooks) || {
+    webhooks=
+    skip "the library of Standard Webhooks" "a Python with standardwebhooks; get it with: pip install standardwebhooks"
+}
 
 {
     printf 'REDIS_SERVER=%q\n' "$redis_server"
@@ -230,6 +262,7 @@ promtool=$(get_promtool) || {
     printf 'OPENSEARCH_LIBS=%q\n' "$opensearch_libs"
     printf 'CHROMIUM=%q\n' "$chromium"
     printf 'PROMTOOL=%q\n' "$promtool"
+    printf 'WEBHOOKS=%q\n' "$webhooks"
     printf 'SKIPPED=%q\n' "$skipped"
 } >"$dir/found.$$"
 mv "$dir/found.$$" "$dir/found"

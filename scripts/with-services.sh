@@ -3,7 +3,7 @@
 # 127.0.0.1 and in a temporary folder, and ended with it. COMMAND finds them through METROBUS_TEST_REDIS,
 # METROBUS_TEST_REDIS_SERVER, METROBUS_TEST_KAFKA, METROBUS_TEST_KAFKA_LIBS and METROBUS_TEST_JAVA; what tests start for
 # themselves through METROBUS_TEST_OPENSEARCH_LIBS (the jars) and METROBUS_TEST_CHROMIUM (a browser); promtool, which only
-# looks at files, through METROBUS_TEST_PROMTOOL.
+# looks at files, through METROBUS_TEST_PROMTOOL; a Python with the library of Standard Webhooks through METROBUS_TEST_WEBHOOKS.
 # Its exit code is passed on. Where COMMAND fails, what the services said is kept in target/services/logs.
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: $0 COMMAND..." >&2; exit 2; }
@@ -11,7 +11,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { echo "with-services: $*" >&2; }
 
 "$root/scripts/services.sh"
-REDIS_SERVER='' JAVA='' KAFKA_LIBS='' OPENSEARCH_LIBS='' CHROMIUM='' PROMTOOL='' SKIPPED=''
+REDIS_SERVER='' JAVA='' KAFKA_LIBS='' OPENSEARCH_LIBS='' CHROMIUM='' PROMTOOL='' WEBHOOKS='' SKIPPED=''
 # shellcheck source=/dev/null
 . "$root/target/services/found"
 
@@ -120,6 +120,7 @@ start_kafka() {
 unset METROBUS_TEST_REDIS METROBUS_TEST_KAFKA METROBUS_TEST_REDIS_SERVER METROBUS_TEST_KAFKA_LIBS METROBUS_TEST_JAVA \
     METROBUS_TEST_OPENSEARCH_LIBS METROBUS_TEST_CHROMIUM METROBUS_TEST_PROMTOOL
 [ -z "$PROMTOOL" ] || export METROBUS_TEST_PROMTOOL=$PROMTOOL
+[ -z "$WEBHOOKS" ] || export METROBUS_TEST_WEBHOOKS=$WEBHOOKS
 if [ -n "$REDIS_SERVER" ]; then
     export METROBUS_TEST_REDIS_SERVER=$REDIS_SERVER
     start_redis

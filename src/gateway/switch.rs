@@ -104,13 +104,15 @@ pub fn publish(body: &[u8], limits: &Limits) -> Result<Event, Wrong> {
     Ok(event)
 }
 
-/// Takes what encoders in use write: either alphabet, with padding or without, and broken into lines.
+/// Takes what switch's consumer did, by Python's `b64decode`: what is not of the alphabet is passed over, line feeds among it. And
+/// what other encoders write: the alphabet for URLs, and no padding.
 fn decode(payload: &str) -> Result<Vec<u8>, String> {
     const CONFIG: GeneralPurposeConfig = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true);
     const ENGINE: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, CONFIG);
-    let plain = payload.bytes().filter(|byte| !byte.is_ascii_whitespace()).map(|byte| match byte {
+    let known = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_=".contains(byte);
+    let plain = payload.bytes().filter(known).map(|byte| match byte {
         b'-' => b'+',
         b'_' => b'/',
         byte => byte,
@@ -182,6 +184,8 @@ mod tests {
             ("payload", standard.trim_end_matches('=').to_owned()),
             ("PAYLOAD", BASE64_URL_SAFE_NO_PAD.encode(payload)),
             ("pAYLOAD", lines),
+            // As in the tests of switch's consumer
+            ("Payload", format!("{}\\\\{}", &standard[..31], &standard[31..])),
         ] {
             let event = of(&format!(r#"{{"{name}":"{encoded}","Topic":"books","more":[1]}}"#)).unwrap();
             assert_eq!((event.topic.as_str(), event.value()), ("books", payload.as_bytes()), "{name}");
@@ -213,10 +217,6 @@ mod tests {
             (r#"{"topic":"a"}"#, "there is no payload: send a JSON object with topic and payload"),
             (r#"{"topic":"a b","payload":"e30="}"#, "topic: \"a b\" is no topic: 1 to 249 of A-Z a-z 0-9 . _ - are"),
             (
-                r#"{"topic":"a","payload":"e30*"}"#,
-                "payload must be base64 of a JSON object: Invalid symbol 42, offset 3.",
-            ),
-            (
                 r#"{"topic":"a","payload":"W10="}"#,
                 "payload must be base64 of a JSON object: what it holds is not a JSON object",
             ),
@@ -224,6 +224,7 @@ mod tests {
         ] {
             assert_eq!(of(body).unwrap_err().to_string(), reason, "{body}");
         }
+        assert!(matches!(of(r#"{"topic":"a","payload":"e30=e"}"#), Err(Wrong::NotBase64(_))));
         assert!(matches!(of(r#"{"topic":"a","payload":{"body":1}}"#), Err(Wrong::Body(_))));
         assert!(matches!(of(r#"{"topic":"a","payload":"e30="} x"#), Err(Wrong::Body(_))));
     }

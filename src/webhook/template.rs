@@ -55,18 +55,46 @@ pub enum Unsendable {
     Header(String),
 }
 
-#[derive(Deserialize)]
+/// Of two fields with one name the later counts, as in Python.
+#[derive(Default)]
 struct Message<'a> {
-    #[serde(borrow, default)]
     body: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     headers: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     query_params: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     path_params: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     http_method: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Message<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+struct Fields;
+
+impl<'de> Visitor<'de> for Fields {
+    type Value = Message<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message<'de>, A::Error> {
+        let mut message = Message::default();
+        while let Some((name, value)) = map.next_entry::<Cow<str>, &RawValue>()? {
+            let field = match name.as_ref() {
+                "body" => &mut message.body,
+                "headers" => &mut message.headers,
+                "query_params" => &mut message.query_params,
+                "path_params" => &mut message.path_params,
+                "http_method" => &mut message.http_method,
+                _ => continue,
+            };
+            *field = Some(value);
+        }
+        Ok(message)
+    }
 }
 
 /// The request of `message`, a JSON object, to `target`, whose path may have placeholders: a colon and a name.
@@ -80,7 +108,7 @@ pub fn request(target: &Target, message: &[u8]) -> Result<Request, Unsendable> {
     // Never sent, and a place where something could hide
     url.set_fragment(None);
     fill_path(&mut url, &pairs("path_params", message.path_params)?)?;
-    add_query(&mut url, &pairs("query_params", message.query_params)?)?;
+    add_query(&mut url, truthy(message.query_params))?;
     Ok(Request {
         method: method(message.http_method)?,
         url,
@@ -228,27 +256,57 @@ fn stripped<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     (!name.is_empty() && !longer).then_some(rest)
 }
 
-/// As Python's requests has it: null is left out, a list is the name once for each of its values.
-fn add_query(url: &mut Url, params: &Pairs) -> Result<(), Unsendable> {
-    let mut added = Vec::new();
-    for (name, value) in &params.0 {
-        let list: Vec<&RawValue> = match value.get().starts_with('[') {
-            true => serde_json::from_str(value.get()).map_err(|error| Unsendable::Shape(error.to_string()))?,
-            false => vec![value],
-        };
-        for value in list {
-            match value.get() {
-                "null" => {}
-                "true" => added.push((name, Cow::Borrowed("True"))),
-                "false" => added.push((name, Cow::Borrowed("False"))),
-                _ => added.push((name, text("query_params", name, value)?)),
-            }
+/// As Python's requests has it: text is the query itself; else they are an object or a list of pairs.
+fn add_query(url: &mut Url, params: Option<&RawValue>) -> Result<(), Unsendable> {
+    let Some(params) = params else { return Ok(()) };
+    let shape = || Unsendable::Shape("query_params is neither an object nor a list of pairs".to_owned());
+    let pairs: Vec<(Cow<str>, &RawValue)> = match params.get().as_bytes().first() {
+        Some(b'"') => {
+            let text: String = serde_json::from_str(params.get()).map_err(|_| shape())?;
+            let before = url.query().filter(|before| !before.is_empty());
+            let query = before.map_or_else(|| text.clone(), |before| format!("{before}&{text}"));
+            url.set_query(Some(&query));
+            return Ok(());
         }
+        Some(b'[') => serde_json::from_str(params.get()).map_err(|_| shape())?,
+        _ => pairs(QUERY, Some(params))?.0,
+    };
+    if pairs.len() > MEMBERS {
+        return Err(Unsendable::Many(QUERY));
+    }
+    let mut added = Vec::new();
+    for (name, value) in &pairs {
+        added.extend(query_values(name, value)?.into_iter().map(|value| (name, value)));
     }
     if !added.is_empty() {
         url.query_pairs_mut().extend_pairs(added);
     }
     Ok(())
+}
+
+const QUERY: &str = "query_params";
+
+/// The values that a parameter has: null is none, a list is each of its values, and an object each of its names.
+fn query_values<'a>(name: &str, value: &'a RawValue) -> Result<Vec<Cow<'a, str>>, Unsendable> {
+    let shape = |error: serde_json::Error| Unsendable::Shape(error.to_string());
+    let list: Vec<&RawValue> = match value.get().as_bytes().first() {
+        Some(b'[') => serde_json::from_str(value.get()).map_err(shape)?,
+        Some(b'{') => {
+            let names: Pairs = serde_json::from_str(value.get()).map_err(shape)?;
+            return Ok(names.0.into_iter().map(|(name, _)| name).collect());
+        }
+        _ => vec![value],
+    };
+    let mut values = Vec::new();
+    for value in list {
+        match value.get() {
+            "null" => {}
+            "true" => values.push(Cow::Borrowed("True")),
+            "false" => values.push(Cow::Borrowed("False")),
+            _ => values.push(text(QUERY, name, value)?),
+        }
+    }
+    Ok(values)
 }
 
 /// Of the connection, or of the body as it is sent: not a message's to say (RFC 9110, 7.6.1).

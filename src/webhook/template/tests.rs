@@ -80,6 +80,14 @@ fn a_body_that_python_takes_for_false_is_an_empty_object_and_any_other_stays_byt
 }
 
 #[test]
+fn of_two_fields_the_later_counts() {
+    let request =
+        made("https://example.com/:id", r#"{"path_params":{"id":1},"body":1,"b\u006fdy":2,"path_params":{"id":2}}"#);
+    let request = request.ok().unwrap();
+    assert_eq!((request.url.path(), &*request.body), ("/2", &b"2"[..]));
+}
+
+#[test]
 fn names_in_the_path_are_whole_ones() {
     let cases = [
         ("/:id", json!({"id": "7"}), "/7"),
@@ -147,6 +155,10 @@ fn the_query_is_as_pythons_requests_would_have_it() {
         ("/", json!({"a": null, "b": []}), "/"),
         ("/", json!({"a": true, "b": false}), "/?a=True&b=False"),
         ("/", json!({"#": "/?", "a": ""}), "/?%23=%2F%3F&a="),
+        ("/", json!({"a": {"x": 1, "y": [2]}, "b": {}}), "/?a=x&a=y"),
+        ("/?v=1", json!([["a", 1], ["b", "x y"], ["a", [2, 3]]]), "/?v=1&a=1&b=x+y&a=2&a=3"),
+        ("/", json!("a=1&b=x%20y"), "/?a=1&b=x%20y"),
+        ("/?v=1#top", json!("a=ä b#c"), "/?v=1&a=%C3%A4%20b%23c"),
     ];
     for (path, params, expected) in cases {
         let filled = url(&format!("https://example.com{path}"), "query_params", params);
@@ -205,7 +217,8 @@ fn what_cannot_be_sent_is_refused_and_its_value_not_told() {
         (r#"[{"a":1}]"#, format!("{shape}it is no JSON object")),
         ("", format!("{shape}it is no JSON object")),
         (r#"{"headers": ["a"]}"#, format!("{shape}headers is no object")),
-        (r#"{"query_params": "a=s3cret"}"#, format!("{shape}query_params is no object")),
+        (r#"{"query_params": ["s3cret"]}"#, format!("{shape}query_params is neither an object nor a list of pairs")),
+        (r#"{"query_params": 7}"#, format!("{shape}query_params is no object")),
         (r#"{"path_params": 5}"#, format!("{shape}path_params is no object")),
         (r#"{"path_params": {"id": {"a": 1}}}"#, r#"path_params."id" must be text or a number"#.into()),
         (r#"{"path_params": {"id": true}}"#, r#"path_params."id" must be text or a number"#.into()),

@@ -6,6 +6,7 @@
 //!   test fails instead. scripts/with-services.sh starts the shared ones and names everything in METROBUS_TEST_*.
 //! - [`OpenSearch`] likewise, but it is heavy: the shared one runs only while a test needs it. A [`Gate`] stands in front of
 //!   it and answers in its place where a test says so.
+//! - A [`Sink`] is called by webhooks, and keeps what arrives.
 //! - [`Browser`] is a real one, without a window, that a test drives as a user would.
 //! - Names from [`unique`] keep tests on a shared broker apart; [`Redis::shared`] gives each test an empty database.
 #![allow(dead_code, unused_imports)] // each test uses a part
@@ -18,6 +19,7 @@ mod kafka_client;
 mod opensearch;
 mod redis;
 mod server;
+mod sink;
 mod terminal;
 mod tests;
 
@@ -37,6 +39,7 @@ pub use kafka_client::{NewRecord, Record, produce_with, read_all_with};
 pub use opensearch::{OpenSearch, client};
 pub use redis::Redis;
 pub use rustix::process::Signal;
+pub use sink::{Arrival, Sink};
 pub use terminal::run_on_terminal;
 
 /// A temporary folder, removed with its content when dropped; kept where METROBUS_TEST_KEEP is set.
