@@ -30,7 +30,8 @@
 //! 6. [`cache`]: look-ups by key, in files, LMDB and Redis.
 //! 7. [`journal`]: what happened at each hop, published with the hop itself; its index, and journeys found in it.
 //!    [`traffic`]: what goes on at present, read from it; [`web`]: the page that shows both.
-//! 8. [`gateway`]: messages come in by HTTP. [`subscriber`] and [`webhook`]: who is told of them, and how.
+//! 8. [`gateway`]: messages come in by HTTP. [`deliver`]: they go out, to whoever [`subscriber`] knows, by [`webhook`];
+//!    [`listen`] is a receiver to try that with.
 //! 9. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them, `terminal` draws what they print.
 //!
 //! # A stop of your own

@@ -90,7 +90,8 @@ fn media(headers: &HeaderMap) -> Result<Media, Problem> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Media::Json) };
     let essence = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match essence.as_str() {
-        "" | "application/json" => Ok(Media::Json),
+        // What curl says where nobody has told it what it sends
+        "" | "application/json" | "application/x-www-form-urlencoded" => Ok(Media::Json),
         "application/x-ndjson" | "application/ndjson" => Ok(Media::Lines),
         json if json.ends_with("+json") => Ok(Media::Json),
         _ => {

@@ -28,7 +28,6 @@ macro_rules! metrics {
         pub const METRICS: &[$crate::http::exposition::Metric] = &[$($constant),*];
     };
 }
-#[allow(unused_imports)]
 pub(crate) use metrics;
 
 metrics! {

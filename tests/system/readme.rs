@@ -17,6 +17,8 @@ use crate::{
     support::{Kafka, Metrobus, Redis, Scratch, Signal, try_until},
 };
 
+mod doors;
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README: &str = include_str!("../../README.md");
 
@@ -222,6 +224,7 @@ fn every_section_with_commands_is_run() {
             "Rules",
             "Where did it go?",
             "Putting it right",
+            "In by HTTP, out by webhook",
             "A stop of your own",
             "On Kafka",
             "Look-ups by the million",
@@ -299,6 +302,8 @@ fn every_name_on_the_page_exists() {
         .map(|role| vec![role.name, "--help"])
         .chain([vec!["cache", "load", "--help"], vec!["cache", "build", "--help"], vec!["--help"]])
         .chain(["ls", "show", "replay", "discard"].map(|command| vec!["dead", command, "--help"]))
+        .chain(["add", "ls", "rm", "test", "enable"].map(|command| vec!["subscriber", command, "--help"]))
+        .chain([vec!["gateway", "key", "--help"]])
         .map(|call| Metrobus::new().args(call).run().assert_code(0).stdout_text())
         .collect();
     let words: BTreeSet<_> = help.split(|c: char| c.is_whitespace() || ",<>=[]".contains(c)).collect();
@@ -322,6 +327,22 @@ fn every_name_on_the_page_exists() {
         "METROBUS_LOG_FORMAT",
         "traceparent",
         "metrobus_spans_total",
+        "application/x-ndjson",
+        "Retry-After",
+        "Idempotency-Key",
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+        "data",
+        "payload",
+        "&",
+        "?key=",
+        "GET /journeys/ID",
+        "POST /publish",
+        "GET /refresh",
+        "SWITCH_JWT_SECRET",
+        "SWITCH_SERVER_PORT",
+        "SWITCH_DB_NAME",
     ];
     let of_the_library = ["Handler", "message.revise(Revision::Insert(stops))", "Replace", "End"];
     for span in spans() {

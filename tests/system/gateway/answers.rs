@@ -105,7 +105,8 @@ fn what_is_wrong_is_refused_and_nothing_of_it_is_published() {
         (400, source, "{}", &[("Idempotency-Key", "")], "Idempotency-Key must be there once"),
         (400, source, "{}", &[("ce-id", "1")], "specversion"),
         (415, source, "{}", &[("Content-Type", "text/plain")], "Content-Type must be application/json"),
-        (415, source, "a=1", &[("Content-Type", "application/x-www-form-urlencoded")], "Content-Type must be"),
+        (415, source, "a=1", &[("Content-Type", "text/csv")], "Content-Type must be"),
+        (400, source, "a=1", &[("Content-Type", "application/x-www-form-urlencoded")], "the body is not JSON"),
         (404, "/topics/Journal", "{}", &[], "there is no such topic here"),
         (404, "/topics/", "{}", &[], "there is no such topic here"),
         (404, "/topics/Source/more", "{}", &[], "there is nothing at"),
@@ -117,6 +118,8 @@ fn what_is_wrong_is_refused_and_nothing_of_it_is_published() {
         let said = problem(&answer, status);
         assert!(said.contains(says), "{path} {body}: {said}");
     }
+    let by_curl = served.post(source, "{}", &[("Content-Type", "application/x-www-form-urlencoded")]);
+    assert_eq!(by_curl.status, 202, "what `curl -d` sends");
     let wrong = served.post(source, "{\"a\":1}\n\n{\"a\":2", &[("Content-Type", "application/x-ndjson")]);
     assert_eq!(wrong.json()["line"], 3);
     let get = served.client.get(source);
