@@ -171,6 +171,10 @@ impl Desk {
                 self.publisher.insert(self.bus.publisher()?)
             }
         };
+        // Where it is known before, nothing is published twice
+        if !publisher.refusals(outbox)?.is_empty() {
+            return Ok(false);
+        }
         publisher.publish(outbox)?;
         self.published += outbox.len() as u64;
         loop {
@@ -182,6 +186,7 @@ impl Desk {
             if Instant::now() < deadline {
                 // It waits for nothing any more
                 self.published = confirmed;
+                publisher.refused();
                 return Ok(false);
             }
             if self.ended.requested() {
