@@ -54,7 +54,7 @@ pub struct Call {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, or stopped by a signal; 1 failed; 2 usage; 69 a service cannot be reached within
---connect-timeout, or http.listen or web.listen is taken; 78 the configuration, or a file that it
+--connect-timeout, or an address to listen on is taken; 78 the configuration, or a file that it
 names, is wrong.";
 
 /// The whole command line.

@@ -39,6 +39,9 @@ const BATCH_BYTES: usize = 4 << 20;
 /// How long a lane waits for the bus before it looks around.
 const SLICE: Duration = Duration::from_millis(100);
 
+/// Longest wait before the bus is tried again.
+const SOON: Duration = Duration::from_secs(1);
+
 /// A bus that takes longer is said to be waited for.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -345,7 +348,8 @@ impl Lane<'_> {
                 Err(BusError::Unavailable(error)) => error,
             };
             self.mark(since.elapsed() >= self.shared.options.timeout);
-            self.shared.pause(absence.failed(&format_args!("{error:#}")));
+            // People wait for this, so it is tried again soon
+            self.shared.pause(absence.failed(&format_args!("{error:#}")).min(SOON));
             if self.shared.is_over() {
                 jobs.drain(..).for_each(|job| job.give_up(Unpublished::Ended));
                 return Ok(jobs);
