@@ -76,13 +76,14 @@ fn an_empty_route_and_a_bare_payload_are_at_their_end() {
 fn what_is_no_message_says_why() {
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     let long_route = format!(r#"{{"header":{{"route":[{}"Log"]}},"payload":{{}}}}"#, r#""Log","#.repeat(9_999));
-    let cases: [(&str, &str); 18] = [
+    let cases: [(&str, &str); 19] = [
         ("", "empty value"),
         (" \n", "empty value"),
         ("nonsense", "not JSON: expected ident at line 1 column 2"),
         (r#"{"a":1"#, "not JSON: EOF while parsing an object at line 1 column 6"),
         (r#"{"a":1} x"#, "not JSON: trailing characters at line 1 column 9"),
         (r#"{"a":01}"#, "not JSON: invalid number at line 1 column 7"),
+        ("\u{c}{}", "not JSON: expected value at line 1 column 1"),
         ("[1]", "not a JSON object"),
         ("17", "not a JSON object"),
         ("\"text\"", "not a JSON object"),

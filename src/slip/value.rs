@@ -22,7 +22,9 @@ impl<'a> Checked<'a> {
         if value.len() > limits.message_bytes {
             return Err(Malformed::TooLong { bytes: value.len(), limit: limits.message_bytes });
         }
-        let whole = std::str::from_utf8(value).map_err(|error| Malformed::NotUtf8(error.valid_up_to()))?.trim_ascii();
+        let whole = std::str::from_utf8(value).map_err(|error| Malformed::NotUtf8(error.valid_up_to()))?;
+        // The white space of JSON, to which a form feed does not belong
+        let whole = whole.trim_matches([' ', '\t', '\n', '\r']);
         if let Some(scanned) = scan(whole, limits.depth, PARTS, tape) {
             return Ok(Self { whole, scanned: Some(scanned) });
         }

@@ -45,7 +45,7 @@ pub fn check(input: &[u8], parse: fn(&str) -> Result<Filter, NotAFilter>, negate
 fn assert_is_told(text: &str, refused: &NotAFilter) {
     assert!(!refused.what.is_empty() && !refused.what.contains('\n'), "{:?}", refused.what);
     let Some((line, column)) = refused.place else { return };
-    let [lines, columns] = [text.split('\n').count(), text.chars().count()];
+    let [lines, columns] = [text.split(['\n', '\r']).count(), text.chars().count()];
     assert!((1..=lines + 1).contains(&line), "line {line} of {lines}");
     assert!((1..=columns + 2).contains(&column), "column {column} of at most {columns}");
 }
