@@ -28,7 +28,7 @@ bench: check ## measure everything that BENCHMARKS.md has, beside other programs
 
 soak: check ## the fault tests ten times over, each with another seed
 	cargo test --locked --no-run
-	for run in 1 2 3 4 5 6 7 8 9 10; do scripts/with-services.sh cargo test --locked --test system -- faults || exit 1; done
+	for run in 1 2 3 4 5 6 7 8 9 10; do scripts/with-services.sh cargo test --locked --test system -- faults doors || exit 1; done
 
 fuzz: check ## ten minutes of fuzzing for each target in fuzz/
 	scripts/fuzz.sh 600
