@@ -120,6 +120,7 @@ fn what_is_not_understood_is_refused_with_its_place() {
         ("1 not 2", "`2` where `in` is expected (line 1, column 7)"),
         ("(1", "ends where `,` is expected (line 1, column 3)"),
         ("1)", "`)` is not understood here (line 1, column 2)"),
+        ("data 'a\\\na'", "`'a\\\\na'` is not understood here (line 1, column 6)"),
         ("'a", "text without its closing quote (line 1, column 1)"),
         ("'a\n'", "text without its closing quote (line 1, column 1)"),
         ("'''a'''", "text in triple quotes is not understood (line 1, column 1)"),

@@ -78,6 +78,18 @@ impl Parser<'_> {
         &self.text[self.token().start..self.token().end]
     }
 
+    /// The same for an error, which is one line, whatever is in the text.
+    fn shown(&self) -> String {
+        let mut shown = String::new();
+        for character in self.spelt().chars() {
+            match character {
+                '\'' | '"' | '\\' => shown.push(character),
+                other => shown.extend(other.escape_debug()),
+            }
+        }
+        shown
+    }
+
     /// Passes over the word or symbol, where it comes next.
     fn pass(&mut self, spelt: &str) -> bool {
         let found = matches!(self.token().kind, Kind::Name | Kind::Symbol(_)) && self.spelt() == spelt;
@@ -92,7 +104,7 @@ impl Parser<'_> {
     fn expected(&self, what: &str) -> Wrong {
         match self.token().kind {
             Kind::End => self.wrong(format!("ends where {what} is expected")),
-            _ => self.wrong(format!("`{}` where {what} is expected", self.spelt())),
+            _ => self.wrong(format!("`{}` where {what} is expected", self.shown())),
         }
     }
 
@@ -103,7 +115,7 @@ impl Parser<'_> {
     fn expect_end(&self) -> Result<(), Wrong> {
         match self.token().kind {
             Kind::End => Ok(()),
-            _ => Err(self.wrong(format!("`{}` is not understood here", self.spelt()))),
+            _ => Err(self.wrong(format!("`{}` is not understood here", self.shown()))),
         }
     }
 
