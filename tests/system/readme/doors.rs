@@ -126,7 +126,8 @@ fn an_event_comes_in_and_goes_out_and_what_failed_is_sent_again() {
     // What the page shows is what is printed, but for times and ids
     let page = blocks().into_iter().find(|block| block.section == SECTION && block.language == "text");
     let shape = |text: &str| -> Vec<String> {
-        let fixed = |line: &str| line.split(" in ").next().unwrap_or_default().replace(|c: char| c.is_ascii_hexdigit(), "");
+        let fixed =
+            |line: &str| line.split(" in ").next().unwrap_or_default().replace(|c: char| c.is_ascii_hexdigit(), "");
         text.lines().map(fixed).collect()
     };
     assert_eq!(shape(&page.expect("what it prints").text), shape(&shown));
