@@ -38,5 +38,11 @@ ENTRYPOINT ["metrobus", "whitelist"]
 FROM runtime AS logstop
 ENTRYPOINT ["metrobus", "logstop"]
 
+FROM runtime AS gateway
+ENTRYPOINT ["metrobus", "gateway"]
+
+FROM runtime AS deliver
+ENTRYPOINT ["metrobus", "deliver"]
+
 FROM runtime AS metrobus
 ENTRYPOINT ["metrobus"]

@@ -8,7 +8,7 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::support::{Metrobus, Scratch};
 
-const ROLES: [&str; 5] = ["pusher", "busdriver", "contactpoint", "whitelist", "logstop"];
+const ROLES: [&str; 7] = ["pusher", "busdriver", "contactpoint", "whitelist", "logstop", "gateway", "deliver"];
 
 #[test]
 fn each_role_has_a_target_and_a_service() {

@@ -133,12 +133,16 @@ fn what_failed_is_due_later_and_all_is_due_at_once_for_who_is_enabled() {
     assert_eq!(other.states().unwrap(), [State { name: "a".into(), failing, disabled, waiting: 2 }]);
     assert!(other.enable("a").unwrap());
     assert!(!other.enable("a").unwrap() && !other.enable("b").unwrap());
-    assert_eq!(case.offsets(a), [1, 0]);
+    // Within one millisecond both became due at the same time
+    let mut offsets = case.offsets(a);
+    offsets.sort_unstable();
+    assert_eq!(offsets, [0, 1]);
     assert_eq!(case.store.register(&["a"]).unwrap(), [(a, Standing { enabled: 2, ..Standing::default() }, 2)]);
     let changed = case.store.changed().unwrap().unwrap();
     assert_eq!((changed[0].1.enabled, case.store.changed().unwrap()), (2, None), "{changed:?}");
     // One that was under way when all became due again
-    let under_way = Delivery { due: later, ..case.due(a).remove(1) };
+    let again = case.due(a).into_iter().find(|delivery| delivery.message.number == first.message.number);
+    let under_way = Delivery { due: later, ..again.unwrap() };
     case.settle(a, &under_way, Came::Done);
     assert_eq!(case.offsets(a), [1]);
 }
