@@ -7,7 +7,12 @@ use std::{
 
 use anyhow::anyhow;
 
-use super::{admin::Admin, raw::Error, sender::Sender, settings::Settings};
+use super::{
+    admin::Admin,
+    raw::Error,
+    sender::{PUSHED, Sender},
+    settings::Settings,
+};
 use crate::bus::{Batch, BusError, Outbox, OutputRef, Publisher, Refusal};
 
 /// Longest wait of a call that may be repeated.
@@ -76,7 +81,8 @@ impl KafkaPublisher {
             if now >= deadline {
                 return Ok(false);
             }
-            self.serve((deadline - now).min(Duration::from_millis(100)))?;
+            // Not for longer: a push that has gone unnoticed is repeated by then
+            self.serve((deadline - now).min(PUSHED))?;
         }
     }
 

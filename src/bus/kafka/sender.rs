@@ -37,7 +37,7 @@ const MOST_RECORDS: usize = 32_768;
 const MOST_BYTES: usize = 8 << 20;
 
 /// A push that has brought nothing for that long may have gone unnoticed.
-const PUSHED: Duration = Duration::from_millis(10);
+pub const PUSHED: Duration = Duration::from_millis(10);
 
 /// A producer with what it needs to know of its topics.
 pub struct Sender {

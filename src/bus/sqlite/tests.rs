@@ -382,12 +382,12 @@ fn a_large_settle_is_several_rows() {
 fn the_log_begins_anew_while_several_write() {
     let file = File::new();
     let log = format!("{}-wal", file.options().path.display());
+    // One after the other: who comes while the file is being made may be told to come again
+    let publishers = ["A", "B"].map(|name| (name, file.sqlite().publisher().unwrap()));
     thread::scope(|scope| {
-        for name in ["A", "B"] {
-            let bus = file.sqlite();
+        for (name, mut publisher) in publishers {
             let log = &log;
             scope.spawn(move || {
-                let mut publisher = bus.publisher().unwrap();
                 let mut outbox = Outbox::default();
                 outbox.publish(&topic(name), 1, None, Some(&vec![b'x'; 1 << 20]));
                 for _ in 0..120 {
