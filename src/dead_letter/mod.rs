@@ -104,5 +104,10 @@ fn cut(text: &str, most: usize) -> &str {
 
 /// Milliseconds since the epoch by this machine's clock.
 pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
+    milliseconds(SystemTime::now())
+}
+
+/// Milliseconds since the epoch; 0 for a time before it.
+pub(crate) fn milliseconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
 }

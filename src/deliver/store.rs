@@ -28,6 +28,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 pub use deliveries::Deliveries;
 pub use stored::{Came, Delivery, Due, Incoming, Offer, Settled, Standing, Stored, Taken, Want};
 
+pub(crate) use crate::dead_letter::milliseconds;
 use crate::webhook::breaker::Failing;
 
 /// "mbdl": tells our files from those of other programs.
@@ -181,11 +182,6 @@ fn prepare(connection: &Connection) -> Result<()> {
         bail!("it has layout {version}, this metrobus reads {VERSION}; use the metrobus that made it");
     }
     Ok(())
-}
-
-/// Milliseconds since the epoch.
-pub fn milliseconds(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
 }
 
 fn time(milliseconds: i64) -> SystemTime {

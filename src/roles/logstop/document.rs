@@ -21,7 +21,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{push_line, rotation::day};
-use crate::{bus::Topic, payload::Payload, slip::Message};
+use crate::{bus::Topic, dead_letter::milliseconds, payload::Payload, slip::Message};
 
 /// When the document was sent.
 const INSERTED: &str = "metrobus_inserted_timestamp";
@@ -124,10 +124,6 @@ fn time_of(message: &Message<'_>, now: SystemTime) -> i64 {
 fn time_of_id(id: &str) -> Option<i64> {
     let uuid = Uuid::try_parse(id).ok().filter(|uuid| uuid.get_version_num() == 7)?;
     i64::try_from(uuid.as_u128() >> 80).ok()
-}
-
-fn milliseconds(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
 }
 
 #[cfg(test)]
