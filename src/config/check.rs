@@ -31,7 +31,7 @@ const INTEGERS: &[(&str, i64, i64)] = &[
     ("gateway.waiting_bytes", 1, i64::MAX),
     ("gateway.connections", 1, 1_000_000),
     ("gateway.threads", 1, 64),
-    ("gateway.lanes", 0, 64),
+    ("gateway.lanes", 1, 64),
     ("gateway.tokens.max_bytes", 1, 1_000_000),
     ("limits.message_bytes", 1, 1_000_000_000),
     ("limits.hops", 1, 10_000),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     bus::Topic,
-    config::{BusKind, Config, listen, optional},
+    config::{Config, listen, optional},
     error::Misconfigured,
     tls::Identity,
 };
@@ -37,7 +37,8 @@ pub struct Options {
     pub waiting_bytes: usize,
     pub connections: usize,
     pub threads: usize,
-    lanes: usize,
+    /// How many threads publish.
+    pub lanes: usize,
     pub store: PathBuf,
     cors_origins: Vec<String>,
     caller: Vec<CallerOptions>,
@@ -124,15 +125,6 @@ impl Options {
     pub fn address(&self, config: &Config) -> Result<SocketAddr, Misconfigured> {
         let message = "gateway.listen is \"\", must be a port or address:port, as in \"8000\"";
         self.listen.ok_or_else(|| config.error("gateway.listen", message))
-    }
-
-    /// How many threads publish.
-    pub fn lanes(&self, config: &Config) -> usize {
-        match (self.lanes, config.bus) {
-            (0, BusKind::Sqlite) => 1,
-            (0, BusKind::Kafka) => 2,
-            (lanes, _) => lanes,
-        }
     }
 
     /// Who may call. Everybody may where nobody is named, and then only on this machine unless that is meant.

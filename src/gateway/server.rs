@@ -157,7 +157,7 @@ impl App {
         let ledger = Ledger::open(FilePath::new(&options.store), access.with_quotas())?;
         let stats = Arc::new(Stats::default());
         let lanes = publish::Options {
-            lanes: options.lanes(config),
+            lanes: options.lanes,
             waiting: options.waiting,
             timeout: options.timeout,
             connect_timeout,

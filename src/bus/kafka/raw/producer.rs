@@ -3,7 +3,11 @@
 use std::{
     ffi::{c_int, c_void},
     ptr::{self, NonNull},
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -51,6 +55,7 @@ impl Delivery<'_> {
 pub struct Producer {
     queue: NonNull<c::rd_kafka_queue_t>,
     topics: Vec<NonNull<c::rd_kafka_topic_t>>,
+    pusher: Pusher,
     client: Client,
 }
 
@@ -63,7 +68,9 @@ impl Producer {
         let client = Client::new(Kind::Producer, properties, health)?;
         // SAFETY: the handle lives; the queue is ours, freed in drop before it
         let queue = unsafe { NonNull::new(c::rd_kafka_queue_get_main(client.rk())) };
-        Ok(Self { queue: queue.ok_or("no queue")?, topics: Vec::new(), client })
+        let queue = queue.ok_or("no queue")?;
+        let pusher = Pusher::start(&client).map_err(|error| error.to_string())?;
+        Ok(Self { queue, topics: Vec::new(), pusher, client })
     }
 
     pub fn client(&self) -> &Client {
@@ -119,11 +126,9 @@ impl Producer {
         }
     }
 
-    /// Has all that waits for `linger.ms` leave now. Blocks for a millisecond, in which the client's threads learn of it:
-    /// by rd_kafka_flush, which waits in vain for deliveries that are for [`Producer::deliveries`] to take.
+    /// Has all that waits for `linger.ms` leave now.
     pub fn push(&self) {
-        // SAFETY: the handle lives
-        unsafe { c::rd_kafka_flush(self.client.rk(), 1) };
+        self.pusher.push();
     }
 
     /// Hands the deliveries that have come to `each`, having waited up to `wait` for the first; gives a fatal error where
@@ -216,12 +221,53 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
+        self.pusher.end();
         // SAFETY: ours, the last use, and before the handle goes
         unsafe {
             for topic in &self.topics {
                 c::rd_kafka_topic_destroy(topic.as_ptr());
             }
             c::rd_kafka_queue_destroy(self.queue.as_ptr());
+        }
+    }
+}
+
+/// Has what waits leave, by rd_kafka_flush: librdkafka's threads learn of it while that call lasts, which waits for deliveries that
+/// are for [`Producer::deliveries`] to take. So it is made in a thread of its own, for a millisecond at most.
+struct Pusher {
+    asked: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pusher {
+    /// The pusher has to be ended before the client is dropped.
+    fn start(client: &Client) -> std::io::Result<Self> {
+        struct Handle(*mut c::rd_kafka_t);
+        // SAFETY: librdkafka's handles are thread-safe
+        unsafe impl Send for Handle {}
+        let (handle, (asked, asks)) = (Handle(client.rk()), sync_channel(1));
+        let thread = std::thread::Builder::new().name("push".into()).spawn(move || {
+            // All of it, not the pointer alone, which is not Send
+            let handle = handle;
+            for () in asks {
+                // SAFETY: the handle lives until this thread has ended
+                unsafe { c::rd_kafka_flush(handle.0, 1) };
+            }
+        })?;
+        Ok(Self { asked: Some(asked), thread: Some(thread) })
+    }
+
+    fn push(&self) {
+        if let Some(asked) = &self.asked {
+            // Where one is asked for already, that one begins after this
+            let _ = asked.try_send(());
+        }
+    }
+
+    fn end(&mut self) {
+        self.asked = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
