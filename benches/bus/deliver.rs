@@ -10,7 +10,8 @@ use std::{
 
 use metrobus::{
     Topic,
-    bus::{Bus, Outbox},
+    bus::{self, Bus, Outbox},
+    config::Config,
 };
 
 use crate::{
@@ -36,32 +37,43 @@ const ASKED: usize = 200;
 /// Subscribers of which one may be dead.
 const HUNDRED: usize = 100;
 
+/// What the configuration says of a bus, by the names of its variables.
+type Settings<'a> = &'a [(&'a str, &'a str)];
+
+const SQLITE: Settings<'static> = &[("SQLITE__PATH", FILE)];
+
 pub fn run(bench: &mut Bench) {
-    requests(bench);
+    requests(bench, "SQLite", SQLITE, |_| {});
     filters(bench, "CEL", &|nth| format!("filter = 'data.x == {nth} && data.message_type_code == \"ALTABC\"'"));
     filters(bench, "Python", &|nth| {
         format!("python = \"data['x'] == {nth} and data['message_type_code'] == 'ALTABC'\"")
     });
     one_dead(bench);
     remove(bench);
+    let Some(broker) = bench.broker.take() else {
+        return bench.report.missing("deliver on Kafka", "METROBUS_TEST_KAFKA names no broker");
+    };
+    let settings = [("BUS", "kafka"), ("KAFKA__BROKERS", broker.address.as_str())];
+    requests(bench, "Kafka", &settings, |_| broker.delete(TOPIC));
+    remove(bench);
+    bench.broker = Some(broker);
 }
 
 /// One subscriber, which wants all.
-fn requests(bench: &mut Bench) {
+fn requests(bench: &mut Bench, name: &str, settings: Settings<'_>, renew: impl Fn(&Bench)) {
     let count = (bench.setup.messages / 40).clamp(1000, 50_000);
     let mut rates = Vec::new();
     for _ in 0..bench.setup.few_runs() {
         let sink = Sink::start(Manner::Answers);
-        let all = deliver(
-            bench,
-            &subscriber("one", sink.address, "concurrency = 32"),
-            || publish(bench, count),
-            || sink.requests() >= count as u64,
-        );
+        renew(bench);
+        let all = deliver(bench, settings, &subscriber("one", sink.address, "concurrency = 32"), count, || {
+            sink.requests() >= count as u64
+        });
         rates.push(count as f64 / all);
     }
-    let what = "deliver: requests to a sink on the same two cores";
-    bench.report.figure(what, median(rates), Unit::PerSecond, AtLeast(8000.0));
+    renew(bench);
+    let what = format!("deliver on {name}: requests to a sink on the same two cores");
+    bench.report.figure(&what, median(rates), Unit::PerSecond, AtLeast(8000.0));
 }
 
 /// Very many subscribers; each message is for one of them.
@@ -70,7 +82,7 @@ fn filters(bench: &mut Bench, language: &str, filter: &dyn Fn(usize) -> String) 
     for _ in 0..bench.setup.few_runs() {
         let sink = Sink::start(Manner::Answers);
         let all: String = (0..MANY).map(|nth| subscriber(&format!("s{nth}"), sink.address, &filter(nth))).collect();
-        let took = deliver(bench, &all, || publish(bench, ASKED), || sink.requests() >= ASKED as u64);
+        let took = deliver(bench, SQLITE, &all, ASKED, || sink.requests() >= ASKED as u64);
         rates.push((MANY * ASKED) as f64 / took);
     }
     let what = format!("deliver: filters in {language}, {MANY} subscribers of one topic");
@@ -87,7 +99,7 @@ fn one_dead(bench: &mut Bench) {
             let (sink, other) = (Sink::start(Manner::Answers), Sink::start(manner));
             let mut all: String = (1..HUNDRED).map(|nth| subscriber(&format!("s{nth}"), sink.address, "")).collect();
             all.push_str(&subscriber("other", other.address, ""));
-            let took = deliver(bench, &all, || publish(bench, count), || sink.requests() >= wanted);
+            let took = deliver(bench, SQLITE, &all, count, || sink.requests() >= wanted);
             rates.push(wanted as f64 / took);
         }
     }
@@ -112,22 +124,30 @@ fn remove(bench: &Bench) {
     }
 }
 
-/// Seconds from `begin`, once `metrobus deliver` waits for messages, until `done`.
-fn deliver(bench: &Bench, subscribers: &str, begin: impl FnOnce(), mut done: impl FnMut() -> bool) -> f64 {
+/// Seconds from the publishing of `count` messages, once `metrobus deliver` waits for them, until `done`.
+fn deliver(
+    bench: &Bench,
+    settings: Settings<'_>,
+    subscribers: &str,
+    count: usize,
+    mut done: impl FnMut() -> bool,
+) -> f64 {
     remove(bench);
-    create(bench);
+    let bus = open(bench, settings);
+    bus.connect().and_then(|()| bus.create_topics(&[topic()])).expect("create the topic");
     let health = free_address();
     fs::write(bench.path("deliver.toml"), subscribers).expect("write the subscribers");
-    let settings = [
-        ("SQLITE__PATH", FILE),
+    let listen = health.to_string();
+    let mut settings = settings.to_vec();
+    settings.extend([
         ("DELIVER__STORE", "deliveries.db"),
         ("DELIVER__ALLOWED_NETWORKS", "127.0.0.0/8"),
-        ("HTTP__LISTEN", &health.to_string()),
-    ];
+        ("HTTP__LISTEN", listen.as_str()),
+    ]);
     let process = Running::start(metrobus(bench, &["deliver", "--config", "deliver.toml"], &settings));
     until("deliver is ready", || is_ok(health, "/readyz"));
     let start = Instant::now();
-    begin();
+    publish(&*bus, count);
     while !done() {
         assert!(start.elapsed() < DEADLINE, "deliver takes too long");
         std::thread::sleep(Duration::from_millis(1));
@@ -137,9 +157,14 @@ fn deliver(bench: &Bench, subscribers: &str, begin: impl FnOnce(), mut done: imp
     took
 }
 
-fn create(bench: &Bench) {
-    let bus = sqlite::open(bench, FILE);
-    bus.connect().and_then(|()| bus.create_topics(&[topic()])).expect("create the topic");
+/// The bus of these settings, for this process.
+fn open(bench: &Bench, settings: Settings<'_>) -> Box<dyn Bus> {
+    let value = |(name, value): &(&str, &str)| match *name {
+        "SQLITE__PATH" => (format!("METROBUS__{name}"), bench.path(value).display().to_string()),
+        name => (format!("METROBUS__{name}"), (*value).to_owned()),
+    };
+    let config = Config::load(None, settings.iter().map(value)).expect("a configuration");
+    bus::open(&config).expect("open the bus")
 }
 
 fn topic() -> Topic {
@@ -147,8 +172,7 @@ fn topic() -> Topic {
 }
 
 /// Puts so many messages on the topic.
-fn publish(bench: &Bench, count: usize) {
-    let bus: Box<dyn Bus> = sqlite::open(bench, FILE);
+fn publish(bus: &dyn Bus, count: usize) {
     let mut publisher = bus.publisher().expect("a publisher");
     let mut outbox = Outbox::default();
     for id in 0..count {

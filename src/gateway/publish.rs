@@ -119,6 +119,8 @@ struct Queue {
     jobs: VecDeque<Job>,
     /// Events of these jobs and of those that lanes have taken.
     events: usize,
+    /// Lanes that wait for jobs.
+    idle: usize,
     closed: bool,
     failed: Option<anyhow::Error>,
 }
@@ -166,8 +168,12 @@ impl Lanes {
         }
         queue.events += job.events.len();
         queue.jobs.push_back(job);
+        // Waking is a call of the system, even where nobody sleeps. Who was woken for others takes this one as well
+        let wake = queue.idle > 0 && queue.jobs.len() == 1;
         drop(queue);
-        shared.more.notify_one();
+        if wake {
+            shared.more.notify_one();
+        }
         Ok(answered)
     }
 
@@ -225,7 +231,9 @@ impl Shared {
     fn take(&self) -> Vec<Job> {
         let mut queue = self.lock();
         while queue.jobs.is_empty() && !queue.closed {
+            queue.idle += 1;
             queue = self.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle -= 1;
         }
         let (mut jobs, mut events, mut bytes) = (Vec::new(), 0, 0);
         while let Some(job) = queue.jobs.pop_front() {
@@ -236,7 +244,7 @@ impl Shared {
                 break;
             }
         }
-        if !queue.jobs.is_empty() {
+        if !queue.jobs.is_empty() && queue.idle > 0 {
             self.more.notify_one();
         }
         jobs

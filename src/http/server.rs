@@ -219,7 +219,8 @@ impl Door {
 
     async fn serve(mut self, stream: impl AsyncRead + AsyncWrite + Unpin, service: impl Answers) {
         let mut http = http1::Builder::new();
-        let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+        // Answers are short: a copy of a body costs less than its place in a vector
+        let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD).writev(false);
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
         let lifetime = self.limits.lifetime;
         let (ended, too_old) = (pin!(self.end()), pin!(sleep(lifetime)));

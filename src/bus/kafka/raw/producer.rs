@@ -4,8 +4,8 @@ use std::{
     ffi::{c_int, c_void},
     ptr::{self, NonNull},
     sync::{
-        Arc,
-        mpsc::{SyncSender, sync_channel},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -94,6 +94,7 @@ impl Producer {
             bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr().cast::<c_void>(), bytes.len()))
         };
         let ((key, key_len), (value, value_len)) = (part(record.key), part(record.value));
+        self.pusher.finish();
         // SAFETY: the argument list has the types that each tag asks for and an end; librdkafka copies key and value
         // during the call. Headers are its own where the call succeeds, else still ours.
         unsafe {
@@ -234,9 +235,28 @@ impl Drop for Producer {
 
 /// Has what waits leave, by rd_kafka_flush: librdkafka's threads learn of it while that call lasts, which waits for deliveries that
 /// are for [`Producer::deliveries`] to take. So it is made in a thread of its own, for a millisecond at most.
+///
+/// What is produced meanwhile would leave at once too, record by record, with a thread that spins while they wait for each
+/// other. So who produces waits for its end.
 struct Pusher {
-    asked: Option<SyncSender<()>>,
+    pushing: Arc<Pushing>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Pushing {
+    asked: Mutex<Asked>,
+    changed: Condvar,
+    /// Something is asked for, or under way.
+    busy: AtomicBool,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Asked {
+    #[default]
+    Nothing,
+    Push,
+    End,
 }
 
 impl Pusher {
@@ -245,30 +265,70 @@ impl Pusher {
         struct Handle(*mut c::rd_kafka_t);
         // SAFETY: librdkafka's handles are thread-safe
         unsafe impl Send for Handle {}
-        let (handle, (asked, asks)) = (Handle(client.rk()), sync_channel(1));
+        let (handle, pushing) = (Handle(client.rk()), Arc::<Pushing>::default());
+        let shared = Arc::clone(&pushing);
         let thread = std::thread::Builder::new().name("push".into()).spawn(move || {
             // All of it, not the pointer alone, which is not Send
             let handle = handle;
-            for () in asks {
+            while shared.next() {
                 // SAFETY: the handle lives until this thread has ended
                 unsafe { c::rd_kafka_flush(handle.0, 1) };
             }
         })?;
-        Ok(Self { asked: Some(asked), thread: Some(thread) })
+        Ok(Self { pushing, thread: Some(thread) })
     }
 
+    /// Has a push begin after this.
     fn push(&self) {
-        if let Some(asked) = &self.asked {
-            // Where one is asked for already, that one begins after this
-            let _ = asked.try_send(());
+        self.pushing.ask(Asked::Push);
+    }
+
+    /// Waits for the end of what is under way.
+    fn finish(&self) {
+        if self.pushing.busy.load(Ordering::Relaxed) {
+            let mut asked = self.pushing.lock();
+            while self.pushing.busy.load(Ordering::Relaxed) {
+                asked = self.pushing.wait(asked);
+            }
         }
     }
 
     fn end(&mut self) {
-        self.asked = None;
+        self.pushing.ask(Asked::End);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Pushing {
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, asked: MutexGuard<'a, Asked>) -> MutexGuard<'a, Asked> {
+        self.changed.wait(asked).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, what: Asked) {
+        let mut asked = self.lock();
+        self.busy.store(true, Ordering::Relaxed);
+        *asked = what;
+        drop(asked);
+        self.changed.notify_all();
+    }
+
+    /// Waits until a push is asked for; false at the end.
+    fn next(&self) -> bool {
+        let mut asked = self.lock();
+        if *asked == Asked::Nothing {
+            self.busy.store(false, Ordering::Relaxed);
+            self.changed.notify_all();
+        }
+        while *asked == Asked::Nothing {
+            asked = self.wait(asked);
+        }
+        std::mem::take(&mut *asked) == Asked::Push
     }
 }
 
