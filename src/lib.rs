@@ -85,6 +85,7 @@ pub mod roles;
 pub mod rules;
 pub mod shutdown;
 pub mod slip;
+mod sqlite_file;
 pub mod stats;
 pub mod stop;
 pub mod subscriber;

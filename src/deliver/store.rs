@@ -23,19 +23,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, config::DbConfig, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 pub use deliveries::Deliveries;
 pub use stored::{Came, Delivery, Due, Incoming, Offer, Settled, Standing, Stored, Taken, Want};
 
 pub(crate) use crate::dead_letter::milliseconds;
-use crate::webhook::breaker::Failing;
+use crate::{sqlite_file::Layout, webhook::breaker::Failing};
 
-/// "mbdl": tells our files from those of other programs.
-const APPLICATION_ID: i32 = 0x6d62_646c;
-
-/// The layout of the tables.
-const VERSION: i32 = 1;
+/// The file: "mbdl".
+const LAYOUT: Layout = Layout { application: 0x6d62_646c, version: 1, tables: TABLES };
 
 const PAGE_BYTES: i32 = 8192;
 
@@ -158,28 +155,14 @@ impl Store {
 fn prepare(connection: &Connection) -> Result<()> {
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(64);
-    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    // What another program left in its log beside the file is not ours to bring in when this closes
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    let tables: i64 = connection.query_row("SELECT COUNT(*) FROM sqlite_master", [], |row| row.get(0))?;
-    if tables > 0 && pragma("application_id")? != APPLICATION_ID {
+    if LAYOUT.is_foreign(connection)? {
         bail!("it is a database of another program; set deliver.store to a file of its own");
     }
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     connection.pragma_update(None, "page_size", PAGE_BYTES)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
-    if pragma("application_id")? != APPLICATION_ID {
-        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-        if pragma("application_id")? != APPLICATION_ID {
-            transaction.execute_batch(&format!(
-                "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {TABLES}"
-            ))?;
-        }
-        transaction.commit()?;
-    }
-    let version = pragma("user_version")?;
-    if version != VERSION {
-        bail!("it has layout {version}, this metrobus reads {VERSION}; use the metrobus that made it");
+    let (found, ours) = (LAYOUT.lay(connection)?, LAYOUT.version);
+    if found != ours {
+        bail!("it has layout {found}, this metrobus reads {ours}; use the metrobus that made it");
     }
     Ok(())
 }

@@ -26,14 +26,13 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, Transactio
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::sqlite_file::Layout;
+
 /// How long a key is kept unless the configuration says so.
 pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
-/// "mbgw": tells our files from those of other programs.
-const APPLICATION_ID: i32 = 0x6d62_6777;
-
-/// The layout of the tables below.
-const VERSION: i32 = 1;
+/// The file: "mbgw".
+const LAYOUT: Layout = Layout { application: 0x6d62_6777, version: 1, tables: TABLES };
 
 /// How long a process that starts waits for the one before it to end.
 const BUSY: Duration = Duration::from_secs(5);
@@ -265,32 +264,20 @@ fn prepare(path: &Path, connection: &Connection) -> Result<()> {
     let failed = |error| explain(path, "open", error);
     connection.busy_timeout(BUSY).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(16);
-    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let tables = || connection.query_row("SELECT COUNT(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0));
     // Before anything is read: who has the file keeps it
     connection.pragma_update(None, "locking_mode", "exclusive").map_err(failed)?;
-    if tables().map_err(failed)? > 0 {
-        if pragma("application_id").map_err(failed)? != APPLICATION_ID {
-            bail!("{} is a database of another program; set gateway.store to a file of its own", path.display());
-        }
-        let version = pragma("user_version").map_err(failed)?;
-        if version != VERSION {
-            bail!(
-                "{} is of another version of metrobus (layout {version}); set gateway.store to another file",
-                path.display()
-            );
-        }
+    if LAYOUT.is_foreign(connection).map_err(failed)? {
+        bail!("{} is a database of another program; set gateway.store to a file of its own", path.display());
     }
-    let create = || {
-        connection.pragma_update(None, "journal_mode", "wal")?;
-        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-        if pragma("user_version")? != VERSION {
-            let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};");
-            transaction.execute_batch(&(TABLES.to_owned() + &marks))?;
-        }
-        transaction.commit()
-    };
-    create().map_err(failed)
+    connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
+    let found = LAYOUT.lay(connection).map_err(failed)?;
+    if found != LAYOUT.version {
+        bail!(
+            "{} is of another version of metrobus (layout {found}); set gateway.store to another file",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// What is known of a request that is not under way here, and writes it down where it is new.

@@ -16,7 +16,7 @@ use crate::{
     cli::time,
     error::{Misconfigured, Unreachable},
     listen::{Forward, Options, Plan, Receiver, Style},
-    webhook::signature::Verifying,
+    webhook::signature::{self, Verifying},
 };
 
 pub const ROLE: Role = Role {
@@ -98,14 +98,7 @@ fn keys(file: Option<&Path>) -> Result<Vec<Verifying>, Misconfigured> {
         }
         None => (std::env::var(SECRET).unwrap_or_default(), SECRET.to_owned()),
     };
-    let mut keys = Vec::new();
-    for (index, line) in text.lines().map(str::trim).enumerate() {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let key = Verifying::parse(line);
-        keys.push(key.map_err(|error| Misconfigured(format!("{from}: line {}: {error}", index + 1)))?);
-    }
+    let keys = signature::keys(&text, Verifying::parse).map_err(|what| Misconfigured(format!("{from}: {what}")))?;
     if file.is_some() && keys.is_empty() {
         return Err(Misconfigured(format!("{from} holds no key")));
     }

@@ -160,16 +160,9 @@ pub fn target(url: &str, allowed: &Allowed) -> Result<Target, String> {
 }
 
 /// The secrets in a file, one a line; empty lines and those that begin with # are passed over.
-pub fn secrets_of(file: &Path) -> Result<Vec<Secret>, String> {
+fn secrets_of(file: &Path) -> Result<Vec<Secret>, String> {
     let text = fs::read_to_string(file).map_err(|error| format!("cannot read {}: {}", file.display(), error.kind()))?;
-    let mut secrets = Vec::new();
-    for (index, line) in text.lines().map(str::trim).enumerate() {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let secret = Secret::parse(line).map_err(|error| format!("{}: line {}: {error}", file.display(), index + 1))?;
-        secrets.push(secret);
-    }
+    let secrets = signature::keys(&text, Secret::parse).map_err(|what| format!("{}: {what}", file.display()))?;
     match secrets.is_empty() {
         true => Err(format!("{} holds no secret", file.display())),
         false => Ok(secrets),

@@ -30,6 +30,14 @@ pub const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 /// How far a timestamp may be from the receiver's clock.
 pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
+/// The keys in `text`, one a line, as `parse` reads them; empty lines and those that begin with # are passed over. The error names
+/// the line.
+pub fn keys<K>(text: &str, parse: impl Fn(&str) -> Result<K, BadKey>) -> Result<Vec<K>, String> {
+    let lines = text.lines().map(str::trim).enumerate();
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|(index, line)| parse(line).map_err(|error| format!("line {}: {error}", index + 1))).collect()
+}
+
 /// More signatures than this are not looked at: whoever sends them makes the receiver work.
 const SIGNATURES: usize = 32;
 

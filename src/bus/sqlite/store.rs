@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::{
     Options,
@@ -21,13 +21,19 @@ use super::{
 use crate::{
     bus::{Batch, BusError, Topic, TopicInfo},
     dead_letter::now_ms,
+    sqlite_file::Layout,
 };
 
-/// "mbus": tells our files from those of other programs.
-const APPLICATION_ID: i32 = 0x6d62_7573;
+/// The file: "mbus", with the tables below and those of [`topic`].
+const LAYOUT: Layout = Layout { application: 0x6d62_7573, version: 2, tables: TABLES };
 
-/// The layout of the tables below, and of the rows of [`topic`].
-const VERSION: i32 = 2;
+const TABLES: &str = "
+    CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE groups (
+        name TEXT NOT NULL, topic INTEGER NOT NULL REFERENCES topics, next INTEGER NOT NULL,
+        owner TEXT, process TEXT, expires INTEGER NOT NULL, epoch INTEGER NOT NULL,
+        PRIMARY KEY (name, topic)
+    ) WITHOUT ROWID;";
 
 /// The unit in which SQLite reads and writes. Larger ones are fewer for the same records, smaller ones less to write
 /// for a single record.
@@ -97,41 +103,17 @@ impl Store {
     fn prepare(&self) -> rusqlite::Result<Result<(), BusError>> {
         let connection = &self.connection;
         connection.set_prepared_statement_cache_capacity(128);
-        let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-        // What another program left in its log beside the file is not ours to bring in when this closes
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        let tables = || connection.query_row("SELECT COUNT(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0));
-        // In this order: another process of ours that makes the file new writes both at once
-        if tables()? > 0 && pragma("application_id")? != APPLICATION_ID {
-            let path = self.options.path.display();
+        let path = self.options.path.display();
+        if LAYOUT.is_foreign(connection)? {
             let error = anyhow!("{path} is a database of another program; set sqlite.path to a file of its own");
             return Ok(Err(BusError::Fatal(error)));
         }
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         // Counts only where the file is new
         connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
-        if pragma("application_id")? != APPLICATION_ID {
-            let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-            if pragma("application_id")? != APPLICATION_ID {
-                transaction.execute_batch(&format!(
-                    "PRAGMA application_id = {APPLICATION_ID};
-                     PRAGMA user_version = {VERSION};
-                     CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-                     CREATE TABLE groups (
-                         name TEXT NOT NULL, topic INTEGER NOT NULL REFERENCES topics, next INTEGER NOT NULL,
-                         owner TEXT, process TEXT, expires INTEGER NOT NULL, epoch INTEGER NOT NULL,
-                         PRIMARY KEY (name, topic)
-                     ) WITHOUT ROWID;"
-                ))?;
-            }
-            transaction.commit()?;
-        }
-        let version = pragma("user_version")?;
-        if version != VERSION {
-            let path = self.options.path.display();
-            let error =
-                anyhow!("{path} has layout {version}, this metrobus reads {VERSION}; use the metrobus that made it");
+        let (found, ours) = (LAYOUT.lay(connection)?, LAYOUT.version);
+        if found != ours {
+            let error = anyhow!("{path} has layout {found}, this metrobus reads {ours}; use the metrobus that made it");
             return Ok(Err(BusError::Fatal(error)));
         }
         Ok(Ok(()))

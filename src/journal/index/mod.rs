@@ -29,13 +29,13 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, Transactio
 pub use query::{Count, Filter, Found};
 
 use super::{Entry, Id, Options, entry::Damaged, label};
-use crate::bus::{Batch, Record};
+use crate::{
+    bus::{Batch, Record},
+    sqlite_file::{self, Layout},
+};
 
-/// "mbjx": tells our files from those of other programs.
-const APPLICATION_ID: i32 = 0x6d62_6a78;
-
-/// The layout of the tables below; another one is made anew.
-const VERSION: i32 = 1;
+/// The file: "mbjx". One of another version is made anew.
+const LAYOUT: Layout = Layout { application: 0x6d62_6a78, version: 1, tables: TABLES };
 
 /// How long one process waits for another that writes.
 const BUSY: Duration = Duration::from_secs(60);
@@ -105,9 +105,7 @@ impl Index {
         let failed = |error| explain(&self.path, "open", error);
         connection.busy_timeout(BUSY).map_err(failed)?;
         connection.set_prepared_statement_cache_capacity(64);
-        let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-        let tables = || connection.query_row("SELECT COUNT(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0));
-        if tables().map_err(failed)? > 0 && pragma("application_id").map_err(failed)? != APPLICATION_ID {
+        if LAYOUT.is_foreign(connection).map_err(failed)? {
             bail!("{} is a database of another program; set journal.index to a file of its own", self.path.display());
         }
         let prepare = || {
@@ -118,10 +116,9 @@ impl Index {
             connection.pragma_update(None, "synchronous", "normal")?;
             connection.pragma_update(None, "cache_size", -CACHE_KB)?;
             let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-            if pragma("user_version")? != VERSION {
+            if sqlite_file::version(connection)? != LAYOUT.version {
                 drop_tables(&transaction)?;
-                let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};");
-                transaction.execute_batch(&(TABLES.to_owned() + &marks))?;
+                transaction.execute_batch(&LAYOUT.statements())?;
             }
             transaction.commit()
         };

@@ -160,7 +160,7 @@ fn another_layout_is_made_anew_and_another_program_is_left_alone() {
     let options = options(folder.path());
     let mut index = Index::open(&options).unwrap();
     index.take(&records(0, &[entry("a", "A", 0, &[hop(0, uuid(1), Outcome::Finished)])])).unwrap();
-    index.connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
+    index.connection.pragma_update(None, "user_version", LAYOUT.version + 1).unwrap();
     drop(index);
     assert!(Index::open(&options).unwrap().positions().unwrap().is_empty());
 
