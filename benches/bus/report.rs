@@ -52,7 +52,7 @@ impl Unit {
             Self::PerSecond => format!("{:.0}k/s", figure / 1e3),
             Self::Seconds => format!("{figure:.2} s"),
             Self::Millis => format!("{figure:.1} ms"),
-            Self::Micros => format!("{figure:.1} us"),
+            Self::Micros => format!("{figure:.1} µs"),
             Self::Nanos => format!("{figure:.0} ns"),
             Self::Megabytes if figure < 100.0 => format!("{figure:.1} MB"),
             Self::Megabytes => format!("{figure:.0} MB"),
