@@ -58,6 +58,7 @@ const PROPERTIES: &[(&str, Option<&str>, &str)] = &[
     ("enable.auto.offset.store", Some("false"), "metrobus acknowledges a record once what came of it is stored"),
     ("enable.idempotence", Some("true"), "without it records would double and change places"),
     ("delivery.report.only.error", Some("false"), "metrobus acknowledges a record once what came of it is stored"),
+    ("message.max.bytes", None, "the max.message.bytes of each topic decides"),
 ];
 
 /// Refuses integers out of their range.

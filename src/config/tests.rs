@@ -561,6 +561,7 @@ fn properties_on_which_the_guarantee_rests_are_refused() {
         ("group.id", "x"),
         ("group.instance.id", "x"),
         ("transactional.id", "x"),
+        ("message.max.bytes", "1000000"),
         ("isolation.level", "read_committed"),
         ("enable.auto.commit", "true"),
         ("auto.commit.enable", "1"),

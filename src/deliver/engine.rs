@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use arc_swap::ArcSwap;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::{mpsc::UnboundedSender, oneshot},
@@ -39,6 +40,9 @@ use crate::{
         target::{Resolver, client},
     },
 };
+
+/// How long the end of a lane waits for what came of its requests to be written.
+const CLOSING: Duration = Duration::from_secs(10);
 
 /// How long a connection that nobody uses stays open.
 const IDLE: Duration = Duration::from_secs(60);
@@ -91,16 +95,16 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 }
 
 impl Engine {
-    /// Begins with what is in the store, for `subscribers`. Requests go where `allowed` lets them; dead letters to `bus`.
+    /// Begins with what is in the store, for `subscribers`. Requests go where `allowed` lets them at the time; dead letters to `bus`.
     pub fn start(
         store: Deliveries,
         bus: Arc<dyn Bus>,
         config: &Config,
-        allowed: &Arc<Allowed>,
+        allowed: Arc<ArcSwap<Allowed>>,
         subscribers: Arc<Subscribers>,
         counts: Arc<Counts>,
     ) -> Result<Arc<Self>> {
-        let client = client(Resolver::new(Arc::clone(allowed)))
+        let client = client(Resolver::new(allowed))
             .user_agent(concat!("metrobus/", env!("CARGO_PKG_VERSION")))
             .pool_idle_timeout(IDLE)
             .build()
@@ -202,7 +206,7 @@ impl Engine {
         let lane = write(&self.shared.lanes).remove(&number);
         if lane.is_some() {
             drop(lane);
-            self.written();
+            self.written(Instant::now() + CLOSING);
             self.shared.counts.forget(name);
         }
     }
@@ -214,11 +218,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until all that was reported so far is written.
-    fn written(&self) {
+    /// Waits until all that was reported so far is written, at most until `deadline`: the disk may be in trouble.
+    fn written(&self, deadline: Instant) {
         let (done, wait) = mpsc::channel();
         if self.shared.outcomes.send(Report::Written(done)).is_ok() {
-            let _ = wait.recv();
+            let _ = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         }
     }
 
@@ -301,7 +305,7 @@ impl Engine {
             };
             let _ = tokio::time::timeout_at(deadline.into(), all).await;
         });
-        self.written();
+        self.written(deadline);
         self.ended[0].request();
         runtime.shutdown_timeout(deadline.saturating_duration_since(Instant::now()));
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);

@@ -50,8 +50,8 @@ pub enum Command {
     More,
     /// What was asked for.
     Loaded(Due),
-    /// What came of these is written.
-    Written(Vec<i64>),
+    /// What came of these messages is written, and when one of them is due again, in milliseconds since the epoch.
+    Written(Vec<(i64, Option<i64>)>),
     /// The subscriber is another one from now on.
     Changed(Arc<Subscriber>),
     /// How the store has the subscriber.
@@ -102,7 +102,7 @@ pub struct Lane {
     /// The store is asked for more.
     loading: bool,
     /// Of which that was written since it was asked: it may still find them.
-    written: Vec<i64>,
+    written: Vec<(i64, Option<i64>)>,
     /// All that is due in the store is held.
     complete: bool,
     /// When something else will be due, in milliseconds since the epoch.
@@ -180,7 +180,10 @@ impl Lane {
                 },
                 Some(ended) = self.under_way.join_next() => match ended {
                     Ok(ended) => self.came(ended),
-                    Err(error) => error!(subscriber = self.subscriber.name, "a request was lost: {error}"),
+                    Err(error) => {
+                        error!(subscriber = self.subscriber.name, "a request was lost: {error}");
+                        self.withdraw();
+                    }
                 },
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
             }
@@ -196,7 +199,7 @@ impl Lane {
             }
             Command::Loaded(due) => self.loaded(due),
             Command::Written(messages) if self.loading => self.written.extend(messages),
-            Command::Written(messages) => messages.iter().for_each(|message| _ = self.held.remove(message)),
+            Command::Written(messages) => self.let_go(messages),
             Command::Changed(subscriber) => self.changed(subscriber),
             Command::Standing(standing) => self.standing(&standing),
             Command::Idle(answer) => self.idle.push(answer),
@@ -224,8 +227,15 @@ impl Lane {
         }
         self.complete &= !due.more;
         self.next = [self.next, due.next].into_iter().flatten().min();
-        for message in std::mem::take(&mut self.written) {
+        let written = std::mem::take(&mut self.written);
+        self.let_go(written);
+    }
+
+    /// Forgets messages of which it is written what came of them. Before that the store is not asked for them, whenever they are due.
+    fn let_go(&mut self, written: Vec<(i64, Option<i64>)>) {
+        for (message, due) in written {
             self.held.remove(&message);
+            self.next = [self.next, due].into_iter().flatten().min();
         }
     }
 
@@ -291,6 +301,12 @@ impl Lane {
                 self.under_way.spawn(send(client, subscriber, delivery));
             }
         }
+    }
+
+    /// A request that might be made was not.
+    fn withdraw(&mut self) {
+        self.breaker.withdrawn(SystemTime::now());
+        self.blocked = None;
     }
 
     /// Forgets what waits: it is in the store, and who is left in peace shall cost no memory.

@@ -42,7 +42,8 @@ const MOST: usize = 100;
 /// How long the bus may take to confirm before it is asked again.
 const CONFIRM: Duration = Duration::from_secs(5);
 
-/// When a delivery is tried once more whose dead letter the bus does not take.
+/// When a delivery is tried once more whose dead letter could not be published, and one whose letter the bus does not take.
+const SOON: Duration = Duration::from_secs(60);
 const LATER: Duration = Duration::from_secs(3600);
 
 /// A delivery that is given up.
@@ -123,9 +124,9 @@ impl Desk {
                         id = message.id,
                         "the bus refuses the dead letter, which stays in the store: {reason}"
                     );
-                    let (due, history) = (milliseconds(SystemTime::now() + LATER), history.clone().unwrap_or_default());
-                    Came::Again { due, failed: *failed, history }
+                    again(LATER, *failed, history.as_deref())
                 }
+                Sent::Failed => again(SOON, *failed, history.as_deref()),
                 Sent::Not => continue,
             };
             let settled = Settled { subscriber: *subscriber, due: *due, message: message.number, key: *key, came };
@@ -153,7 +154,7 @@ impl Desk {
             Err(error) => {
                 error!("dead letters stay in the delivery store: {error:#}");
                 self.publisher = None;
-                Sent::Not
+                Sent::Failed
             }
         }
     }
@@ -220,8 +221,14 @@ enum Sent {
     Confirmed,
     /// The bus does not take one of them at all.
     Refused,
+    /// The bus failed, in a way that waiting does not mend.
+    Failed,
     /// The end of the process was asked for.
     Not,
+}
+
+fn again(wait: Duration, failed: u32, history: Option<&str>) -> Came {
+    Came::Again { due: milliseconds(SystemTime::now() + wait), failed, history: history.unwrap_or_default().to_owned() }
 }
 
 /// The record headers of a letter, but for those of all letters.

@@ -102,10 +102,14 @@ fn write(shared: &Shared, settled: &[Settled], standings: &HashMap<i64, Standing
             return;
         }
     };
-    let mut written: HashMap<i64, (Vec<i64>, u64)> = HashMap::new();
+    let mut written: HashMap<i64, (Vec<_>, u64)> = HashMap::new();
     for Settled { subscriber, message, came, .. } in settled {
         let (messages, done) = written.entry(*subscriber).or_default();
-        messages.push(*message);
+        let again = match came {
+            Came::Again { due, .. } => Some(*due),
+            Came::Done => None,
+        };
+        messages.push((*message, again));
         *done += u64::from(matches!(came, Came::Done));
     }
     for (subscriber, (messages, done)) in written {

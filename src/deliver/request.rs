@@ -46,7 +46,17 @@ pub enum NoRequest {
     Unsendable(#[from] Unsendable),
     #[error(transparent)]
     Id(#[from] BadId),
+    #[error("the record has more than {ATTRIBUTES} attributes of a CloudEvent")]
+    Attributes,
+    #[error("the URL would be longer than {URL_BYTES} bytes")]
+    Url,
 }
+
+/// Most attributes of a CloudEvent that are sent, each a header.
+const ATTRIBUTES: usize = 1000;
+
+/// Longest URL that the client takes.
+const URL_BYTES: usize = 65_534;
 
 /// The fields of a message in switch's shape.
 const FIELDS: [&str; 5] = ["body", "headers", "query_params", "path_params", "http_method"];
@@ -82,8 +92,11 @@ pub fn request(
             let template::Request { method, url, headers, body } = template::request(&subscriber.target, &payload)?;
             Request { method, url, headers, body: body.into() }
         }
-        false => plain(subscriber, headers, payload),
+        false => plain(subscriber, headers, payload)?,
     };
+    if request.url.as_str().len() > URL_BYTES {
+        return Err(NoRequest::Url);
+    }
     for (name, value) in &subscriber.headers {
         request.headers.insert(name, value.clone());
     }
@@ -95,7 +108,7 @@ pub fn request(
     Ok(request)
 }
 
-fn plain(subscriber: &Subscriber, record: &Headers<'_>, body: Bytes) -> Request {
+fn plain(subscriber: &Subscriber, record: &Headers<'_>, body: Bytes) -> Result<Request, NoRequest> {
     let mut headers = HeaderMap::new();
     let content_type = record.get("content-type").and_then(|value| HeaderValue::from_bytes(value).ok());
     headers.insert(CONTENT_TYPE, content_type.unwrap_or(HeaderValue::from_static("application/json")));
@@ -105,11 +118,14 @@ fn plain(subscriber: &Subscriber, record: &Headers<'_>, body: Bytes) -> Request 
         if let (Some(name), Some(value)) = (attribute, value) {
             headers.insert(name, value);
         }
+        if headers.len() > ATTRIBUTES {
+            return Err(NoRequest::Attributes);
+        }
     }
     let mut url = subscriber.target.url().clone();
     // Never sent
     url.set_fragment(None);
-    Request { method: Method::POST, url, headers, body }
+    Ok(Request { method: Method::POST, url, headers, body })
 }
 
 /// What the binding to HTTP escapes in the value of an attribute: all but printable ASCII, and space, quote and percent.

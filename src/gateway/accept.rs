@@ -8,7 +8,7 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     http::{
-        HeaderMap, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{
             CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE,
             X_CONTENT_TYPE_OPTIONS,
@@ -165,6 +165,7 @@ impl App {
         key: Option<Entry>,
         hold: Hold,
     ) -> Result<(Ids, usize), Failed> {
+        let one_for_all = key.is_some();
         let entries = match key {
             Some(key) => vec![key],
             None => events.iter().filter_map(entry).collect(),
@@ -192,12 +193,10 @@ impl App {
             Ok(answer) => answer.await.unwrap_or(Err(Unpublished::Ended)),
             Err(why) => Err(why),
         };
-        let outcome = |begun: &Begun| match (&published, begun) {
-            (Ok(()), _) => Outcome::Done,
-            (Err(Unpublished::Ended), _) | (_, Begun::Again { .. }) => Outcome::Unsure,
-            (Err(_), _) => Outcome::Nothing,
+        let outcome = |(index, (key, begun)): (usize, (String, &Begun))| {
+            (key, outcome(&published, begun, (!one_for_all).then_some(index)))
         };
-        let outcomes = ours.into_iter().map(|(key, begun)| (key, outcome(begun))).collect();
+        let outcomes = ours.into_iter().enumerate().map(outcome).collect();
         self.ledger.end(&caller, outcomes).await;
         published.map(|()| (ids, repeated)).map_err(refused)
     }
@@ -211,10 +210,10 @@ impl App {
     }
 }
 
-/// Why nothing is known to be on the bus.
+/// Why not all of it is known to be on the bus.
 struct Failed {
     problem: Problem,
-    /// It may be, or may come to be.
+    /// Some of it may be, or may come to be.
     unsure: bool,
 }
 
@@ -241,9 +240,22 @@ pub fn key_of(parts: &Parts, body: &[u8]) -> Result<Option<Entry>, Problem> {
     };
     let mut fingerprint = Sha256::new();
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
-    for part in [parts.method.as_str().as_bytes(), target.as_bytes(), body] {
+    let mut add = |part: &[u8]| {
         fingerprint.update((part.len() as u64).to_le_bytes());
         fingerprint.update(part);
+    };
+    for part in [parts.method.as_str().as_bytes(), target.as_bytes(), body] {
+        add(part);
+    }
+    // By its type a body is read, and an event may have its attributes in headers
+    let names = parts.headers.keys().map(HeaderName::as_str);
+    let mut names: Vec<_> = names.filter(|name| *name == CONTENT_TYPE.as_str() || name.starts_with("ce-")).collect();
+    names.sort_unstable();
+    for name in names {
+        for value in parts.headers.get_all(name) {
+            add(name.as_bytes());
+            add(value.as_bytes());
+        }
     }
     Ok(Some(Entry { key: format!("request {key}"), fingerprint: fingerprint.finalize().into(), ids: Vec::new() }))
 }
@@ -271,6 +283,21 @@ fn conflict(begun: &[Begun]) -> Option<Problem> {
         let detail = "a request with the same key is being published; ask again for what became of it";
         Problem::new(StatusCode::CONFLICT, detail).header(RETRY_AFTER, SOON.into())
     })
+}
+
+/// What became of a key, by what the bus said of all events that were to be published. `event` is the index of the key's own
+/// among these, `None` where the key is of all.
+fn outcome(published: &Result<(), Unpublished>, begun: &Begun, event: Option<usize>) -> Outcome {
+    match (published, event, begun) {
+        (Ok(()), ..) => Outcome::Done,
+        (Err(Unpublished::Partly { refused, .. }), Some(event), _) if refused.binary_search(&event).is_err() => {
+            Outcome::Done
+        }
+        (Err(Unpublished::Partly { .. }), None, _) | (Err(Unpublished::Ended), ..) | (.., Begun::Again { .. }) => {
+            Outcome::Unsure
+        }
+        (Err(_), ..) => Outcome::Nothing,
+    }
 }
 
 /// Leaves of `events` those that are to be published, with the ids that they have. Gives the ids of all, and how many are on the
@@ -302,17 +329,21 @@ fn take_known(events: &mut Events, begun: &[Begun]) -> (Ids, usize) {
 }
 
 /// No place for what comes.
-fn full() -> Problem {
+pub fn full() -> Problem {
     Problem::later(SOON, "too much waits for the bus already; nothing of this is published")
 }
 
 fn refused(why: Unpublished) -> Failed {
-    let unsure = why == Unpublished::Ended;
+    let unsure = matches!(why, Unpublished::Partly { .. } | Unpublished::Ended);
     let problem = match why {
         Unpublished::Full => full(),
         Unpublished::Away => Problem::later(LATER, "the bus does not answer; nothing of this is published"),
         Unpublished::Late => Problem::later(LATER, "the bus takes nothing at present; nothing of this is published"),
         Unpublished::Refused(reason) => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, reason),
+        Unpublished::Partly { reason, .. } => {
+            let detail = format!("{reason}; the other events of the request are published");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        }
         Unpublished::Ended => Problem::later(LATER, "this server ends; it may be published still"),
     };
     Failed { problem, unsure }
@@ -392,5 +423,73 @@ impl App {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+
+    fn fingerprint(headers: &[(&str, &str)]) -> [u8; 32] {
+        let mut request = Request::post("/topics/Source").header(IDEMPOTENCY_KEY, "1");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        key_of(&parts, b"{}").unwrap().unwrap().fingerprint
+    }
+
+    #[test]
+    fn a_request_is_known_by_the_headers_that_say_what_it_brings_and_by_no_others() {
+        let (json, lines) = (("content-type", "application/json"), ("content-type", "application/x-ndjson"));
+        let (one, two, source) = (("ce-id", "1"), ("ce-id", "2"), ("ce-source", "s"));
+        let same = fingerprint(&[json, one, source]);
+        assert_eq!(same, fingerprint(&[source, ("x-request-id", "7"), one, json]));
+        for other in [
+            &[json][..],
+            &[],
+            &[lines, one, source],
+            &[json, two, source],
+            &[json, one],
+            &[json, one, two, source],
+            &[json, ("ce-id", "1ce-source"), ("ce-source", "s")],
+        ] {
+            assert_ne!(same, fingerprint(other), "{other:?}");
+        }
+        assert_ne!(fingerprint(&[one, two]), fingerprint(&[two, one]));
+    }
+
+    #[test]
+    fn of_a_request_that_is_partly_refused_each_event_that_has_a_key_has_an_outcome_of_its_own() {
+        let again = Begun::Again { ids: Vec::new() };
+        let partly = Err(Unpublished::Partly { refused: vec![1, 3], reason: "too long".to_owned() });
+        for (begun, event, expected) in [
+            (&Begun::New, Some(0), Outcome::Done),
+            (&Begun::New, Some(1), Outcome::Nothing),
+            (&again, Some(2), Outcome::Done),
+            (&again, Some(3), Outcome::Unsure),
+            (&Begun::New, None, Outcome::Unsure),
+            (&again, None, Outcome::Unsure),
+        ] {
+            assert_eq!(outcome(&partly, begun, event), expected, "{begun:?} {event:?}");
+        }
+        let refused = Err(Unpublished::Refused("too long".to_owned()));
+        assert_eq!(outcome(&refused, &Begun::New, Some(0)), Outcome::Nothing);
+        assert_eq!(outcome(&refused, &again, None), Outcome::Unsure);
+        assert_eq!(outcome(&Ok(()), &again, None), Outcome::Done);
+        assert_eq!(outcome(&Err(Unpublished::Ended), &Begun::New, None), Outcome::Unsure);
+    }
+
+    #[test]
+    fn what_is_partly_published_is_told_so_and_counts() {
+        let partly = Unpublished::Partly { refused: vec![0], reason: "too long".to_owned() };
+        let Failed { problem, unsure } = refused(partly);
+        assert!(unsure);
+        let said = format!("{problem:?}");
+        assert!(said.contains("413"), "{said}");
+        assert!(said.contains("too long; the other events of the request are published"), "{said}");
+        assert!(!refused(Unpublished::Refused("too long".to_owned())).unsure);
     }
 }

@@ -20,11 +20,14 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::percent_decode_str;
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, MapAccess, Visitor},
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use super::event::Event;
+use super::{
+    budget::Hold,
+    event::{EVENT_BYTES, Event},
+};
 use crate::{
     bus::Topic,
     rules::Timestamp,
@@ -74,44 +77,99 @@ pub enum Wrong {
     /// One of a batch, the first being 0.
     #[error("event {0} of the batch: {1}")]
     OneOf(usize, Box<Wrong>),
+    /// A batch of more than so many.
+    #[error("there are more than {0} events")]
+    TooMany(usize),
+    /// There is no memory for them at present.
+    #[error("there is no memory for all events at present")]
+    Full,
 }
 
 impl Wrong {
-    /// 415 or 400.
+    /// 415 or 400; 413 or 503 of a batch that is too much.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Event(_) => StatusCode::BAD_REQUEST,
             Self::OneOf(_, wrong) => wrong.status(),
+            Self::TooMany(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
 
 /// The events that a request brings for `topic`: one, or those of a batch, of which there may be none. Each has its
-/// [`Event::idempotency_key`].
-pub fn events(topic: &Topic, headers: &HeaderMap, body: &[u8], limits: &Limits) -> Result<Vec<Event>, Wrong> {
+/// [`Event::idempotency_key`]. Those of a batch are `most` at most, and `hold` takes their memory.
+pub fn events(
+    topic: &Topic,
+    headers: &HeaderMap,
+    body: &[u8],
+    limits: &Limits,
+    most: usize,
+    hold: &mut Hold,
+) -> Result<Vec<Event>, Wrong> {
     match detect(headers) {
         Kind::Structured => {
             Ok(vec![structured(topic, json_body(headers, "application/cloudevents+json", body)?, limits)?])
         }
         Kind::Batch => {
-            let body = json_body(headers, "application/cloudevents-batch+json", body)?;
-            let all: Vec<&RawValue> = serde_json::from_str(body)
-                .map_err(|error| Wrong::Event(format!("the body must be a JSON list of CloudEvents: {error}")))?;
-            let mut events = Vec::with_capacity(all.len());
-            let mut known = HashSet::new();
-            for (index, event) in all.iter().enumerate() {
-                let event = structured(topic, event.get(), limits).and_then(|event| match &event.idempotency_key {
-                    Some(key) if !known.insert(key.clone()) => {
-                        Err(Wrong::Event("its source and id are those of another one before it".into()))
-                    }
-                    _ => Ok(event),
-                });
-                events.push(event.map_err(|wrong| Wrong::OneOf(index, Box::new(wrong)))?);
-            }
-            Ok(events)
+            batch(topic, json_body(headers, "application/cloudevents-batch+json", body)?, limits, most, hold)
         }
         Kind::Binary | Kind::None => Ok(vec![binary(topic, headers, body, limits)?]),
+    }
+}
+
+fn batch(topic: &Topic, body: &str, limits: &Limits, most: usize, hold: &mut Hold) -> Result<Vec<Event>, Wrong> {
+    let all = list(body, most)
+        .map_err(|error| Wrong::Event(format!("the body must be a JSON list of CloudEvents: {error}")))?;
+    let (mut events, mut known) = (Vec::new(), HashSet::new());
+    for (index, event) in all.iter().enumerate() {
+        if index == most {
+            return Err(Wrong::TooMany(most));
+        }
+        if !hold.take(event.get().len() + EVENT_BYTES) {
+            return Err(Wrong::Full);
+        }
+        let event = structured(topic, event.get(), limits).and_then(|event| match &event.idempotency_key {
+            Some(key) if !known.insert(key.clone()) => {
+                Err(Wrong::Event("its source and id are those of another one before it".into()))
+            }
+            _ => Ok(event),
+        });
+        events.push(event.map_err(|wrong| Wrong::OneOf(index, Box::new(wrong)))?);
+    }
+    Ok(events)
+}
+
+/// What is in the JSON list `body`. Where that is more than `most`, one more than those, as a sign.
+fn list(body: &str, most: usize) -> serde_json::Result<Vec<&RawValue>> {
+    let mut json = serde_json::Deserializer::from_str(body);
+    let all = json.deserialize_seq(ListVisitor { most })?;
+    json.end()?;
+    Ok(all)
+}
+
+struct ListVisitor {
+    most: usize,
+}
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut all = Vec::new();
+        while all.len() <= self.most {
+            match list.next_element()? {
+                Some(value) => all.push(value),
+                None => return Ok(all),
+            }
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(all)
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Event {
     id_in_value: Option<usize>,
 }
 
+/// About what an event takes of memory beside its value, in bytes.
+pub const EVENT_BYTES: usize = 256;
+
 /// Bytes of an id as text.
 const ID_BYTES: usize = 36;
 

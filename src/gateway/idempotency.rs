@@ -59,7 +59,7 @@ pub struct Request<'a> {
     /// Keys of different callers have nothing to do with each other.
     pub caller: &'a str,
     pub key: &'a str,
-    /// The same for the same request only: a hash of its path and body.
+    /// The same for the same request only: a hash of its path, its body and the headers that say what it brings.
     pub fingerprint: [u8; 32],
     /// Of the messages that it becomes, if it is new.
     pub ids: &'a [Uuid],

@@ -9,6 +9,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -57,8 +58,11 @@ pub enum Unpublished {
     Away,
     /// They waited too long, and are not published.
     Late,
-    /// The bus takes one of them at no time.
+    /// The bus takes one of them at no time, so none of them is published.
     Refused(String),
+    /// The bus has refused these after it was given all, by index among the events of the request and in ascending order. It
+    /// has the others.
+    Partly { refused: Vec<usize>, reason: String },
     /// The process ends.
     Ended,
 }
@@ -326,15 +330,17 @@ impl Lane<'_> {
             jobs.into_iter().for_each(|job| job.give_up(Unpublished::Ended));
             return Ok(());
         };
-        self.shared.stats.confirmed(jobs.iter().map(|job| (job.came, job.events.len())));
         let mut next = 0;
-        for job in jobs {
+        let judge = |job: &Job| {
             let of_job = next..next + job.events.len();
             next = of_job.end;
-            match refused.iter().find(|refusal| of_job.contains(&refusal.output)) {
-                Some(refusal) => job.give_up(Unpublished::Refused(refusal.reason.clone())),
-                None => _ = job.answer.send(Ok(())),
-            }
+            answer(&refused, &of_job)
+        };
+        let answers: Vec<Answer> = jobs.iter().map(judge).collect();
+        let confirmed = jobs.iter().zip(&answers).map(|(job, answer)| (job.came, confirmed(job.events.len(), answer)));
+        self.shared.stats.confirmed(confirmed.filter(|(_, events)| *events > 0));
+        for (job, answer) in jobs.into_iter().zip(answers) {
+            let _ = job.answer.send(answer);
         }
         Ok(())
     }
@@ -434,6 +440,28 @@ impl Lane<'_> {
             (true, false) => _ = self.shared.stuck.fetch_sub(1, Ordering::Relaxed),
             _ => {}
         }
+    }
+}
+
+/// What is said of a job that was handed over, whose events are `of_job` among all of the lot.
+fn answer(refused: &[Refusal], of_job: &Range<usize>) -> Answer {
+    let refusals: Vec<&Refusal> = refused.iter().filter(|refusal| of_job.contains(&refusal.output)).collect();
+    let Some(first) = refusals.first() else { return Ok(()) };
+    let reason = first.reason.clone();
+    let mut refused: Vec<usize> = refusals.iter().map(|refusal| refusal.output - of_job.start).collect();
+    refused.sort_unstable();
+    Err(match refused.len() < of_job.len() {
+        true => Unpublished::Partly { refused, reason },
+        false => Unpublished::Refused(reason),
+    })
+}
+
+/// How many of a job's events the bus has.
+fn confirmed(events: usize, answer: &Answer) -> usize {
+    match answer {
+        Ok(()) => events,
+        Err(Unpublished::Partly { refused, .. }) => events - refused.len(),
+        Err(_) => 0,
     }
 }
 

@@ -351,8 +351,9 @@ async fn publish(State(app): State<Arc<App>>, request: Request) -> Response {
                 "there is no such topic here: gateway.topics and gateway.switch.topics list those that there are";
             return Err(Problem::bad_request(detail));
         }
-        // An author is whatever the token says, and no caller of that name: quota and keys of that one stay its own
-        one(&app, &format!("switch {}", caller.name), event, once, hold).await?;
+        // An author is whatever the token says, and no caller of that name: quota and keys of that one stay its own. No caller
+        // has this name, as the name of each is on one line
+        one(&app, &format!("switch\n{}", caller.name), event, once, hold).await?;
         Ok(StatusCode::OK.into_response())
     };
     let answer = answer.await;

@@ -12,11 +12,11 @@ use smallvec::smallvec;
 use tokio::task::spawn_blocking;
 
 use super::{
-    accept::{accepted_all, accepted_one, key_of},
+    accept::{accepted_all, accepted_one, full, key_of},
     budget::Hold,
     caller::Caller,
-    cloud_events::{self, Kind},
-    event::Event,
+    cloud_events::{self, Kind, Wrong},
+    event::{EVENT_BYTES, Event},
     publish::Events,
     server::App,
     stats::Route,
@@ -32,9 +32,6 @@ pub const PATH: &str = "/topics/";
 
 /// A body that is longer is read in another thread, so that nobody waits for that.
 pub const LONG: usize = 128 << 10;
-
-/// About what an event takes of memory beside its value, in bytes.
-const EVENT_BYTES: usize = 256;
 
 /// What a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,13 +148,14 @@ fn events(
         }
         Media::Lines => lines(topic, body, &app.limits, app.most_events, hold),
         Media::CloudEvents(_) => {
-            let events = cloud_events::events(topic, headers, body, &app.limits);
-            let events = events.map_err(|wrong| Problem::new(wrong.status(), wrong.to_string()))?;
+            let events = cloud_events::events(topic, headers, body, &app.limits, app.most_events, hold);
+            let events = events.map_err(|wrong| match wrong {
+                Wrong::TooMany(most) => too_many(most),
+                Wrong::Full => full(),
+                wrong => Problem::new(wrong.status(), wrong.to_string()),
+            })?;
             if events.is_empty() {
                 return Err(Problem::bad_request("there is no event in the body"));
-            }
-            if events.len() > app.most_events {
-                return Err(too_many(app.most_events));
             }
             Ok(events.into())
         }
@@ -176,7 +174,7 @@ fn lines(topic: &Topic, body: &[u8], limits: &Limits, most: usize, hold: &mut Ho
             return Err(too_many(most));
         }
         if !hold.take(line.len() + EVENT_BYTES) {
-            return Err(Problem::later(1, "too much waits for the bus already; nothing of this is published"));
+            return Err(full());
         }
         let number = index + 1;
         let event = Event::new(topic, line, limits);

@@ -59,8 +59,8 @@ fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     let stops = Stops::default();
     let _http = context.serve(stops.clone(), vec![Arc::clone(&counts) as _])?;
     let Some(store) = own(&options, context, &counts)? else { return Ok(()) };
-    let allowed = options.allowed();
-    let engine = Engine::start(store, Arc::clone(&bus), config, &allowed, watched.current(), Arc::clone(&counts))?;
+    let (allowed, current) = (watched.allowed(), watched.current());
+    let engine = Engine::start(store, Arc::clone(&bus), config, allowed, current, Arc::clone(&counts))?;
     counts.misses(None);
     let deliver = Deliver { context, engine: &engine, bus: &*bus, stops, traces: Traces::start(config)? };
     deliver.supervise(&watched, arguments.drain)

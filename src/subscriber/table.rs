@@ -17,6 +17,7 @@
 //! Whoever only looks writes nothing, so that the file may be another's, open there at the time.
 
 use std::{
+    io::ErrorKind,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -43,6 +44,8 @@ pub struct Table {
     open: Option<(Connection, u64, u64)>,
     /// Files that its rows named when it was read.
     secret_files: Vec<PathBuf>,
+    /// Whether it was there when it was read.
+    there: bool,
 }
 
 /// What is said of one row.
@@ -50,11 +53,16 @@ pub type Read = Result<Subscriber, String>;
 
 impl Table {
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), open: None, secret_files: Vec::new() }
+        Self { path: path.to_owned(), open: None, secret_files: Vec::new(), there: false }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it was there when it was read last, the file and the table in it.
+    pub fn is_there(&self) -> bool {
+        self.there
     }
 
     /// Those that its rows named when it was read last.
@@ -71,9 +79,13 @@ impl Table {
     }
 
     fn connection(&mut self) -> Result<Option<&(Connection, u64, u64)>, String> {
-        let Ok(file) = self.path.metadata() else {
-            self.open = None;
-            return Ok(None);
+        let file = match self.path.metadata() {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.open = None;
+                return Ok(None);
+            }
+            Err(error) => return Err(cannot(&self.path, &error.kind().to_string())),
         };
         let same = |(_, device, inode): &(Connection, u64, u64)| (*device, *inode) == (file.dev(), file.ino());
         if !self.open.as_ref().is_some_and(same) {
@@ -88,8 +100,10 @@ impl Table {
     pub fn read(&mut self, defaults: &Options) -> Result<Vec<(String, Read)>, String> {
         let rows = match self.connection()? {
             Some((connection, ..)) => rows(connection).map_err(|error| self.says(&error))?,
-            None => Vec::new(),
+            None => None,
         };
+        self.there = rows.is_some();
+        let rows = rows.unwrap_or_default();
         self.secret_files = rows.iter().filter_map(Raw::secret_file).collect();
         let allowed = defaults.allowed();
         Ok(rows.into_iter().map(|row| row.read(defaults, &allowed)).collect())
@@ -107,6 +121,10 @@ pub(super) fn says(path: &Path, error: &rusqlite::Error) -> String {
         error => error.to_string(),
     };
     let what = what.lines().next().unwrap_or_default();
+    cannot(path, what)
+}
+
+fn cannot(path: &Path, what: &str) -> String {
     format!("the table of subscribers in {} cannot be used: {what}", path.display())
 }
 
@@ -157,9 +175,10 @@ const JOINED: &str = "
     FROM subscribers AS s LEFT JOIN metrobus_subscribers AS m ON m.id = s.id AND m.created_at = s.created_at
     WHERE s.deleted_at IS NULL ORDER BY s.id";
 
-fn rows(connection: &Connection) -> rusqlite::Result<Vec<Raw>> {
+/// Those of the table, where there is one.
+fn rows(connection: &Connection) -> rusqlite::Result<Option<Vec<Raw>>> {
     if !has_table(connection, "subscribers")? {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let joined = has_table(connection, "metrobus_subscribers")?;
     let mut statement = connection.prepare(if joined { JOINED } else { PLAIN })?;
@@ -172,7 +191,7 @@ fn rows(connection: &Connection) -> rusqlite::Result<Vec<Raw>> {
             ours: if joined && row.get(12)? { Some(ours(row)?) } else { None },
         })
     })?;
-    rows.collect()
+    rows.collect::<rusqlite::Result<_>>().map(Some)
 }
 
 fn ours(row: &Row<'_>) -> rusqlite::Result<Ours> {

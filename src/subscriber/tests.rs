@@ -254,6 +254,9 @@ fn changes_count_within_a_second_and_need_no_restart() {
     took.push(until(&watched, &["a", "b", "subscriber-2"]));
     fs::rename(folder.table(), folder.path("away.db")).unwrap();
     took.push(until(&watched, &["a", "b"]));
+    let knows = |name: &str| watched.current().knows(name);
+    assert!(knows("subscriber-2"), "it may come back, and what waits for it is kept");
+    assert!(!knows("subscriber-1"));
     fs::rename(folder.path("away.db"), folder.table()).unwrap();
     took.push(until(&watched, &["a", "b", "subscriber-2"]));
     took.sort_unstable();

@@ -15,7 +15,7 @@ use super::{
     Subscriber, Subscribers, config, readable,
     table::{Table, Version},
 };
-use crate::{config::Config, deliver::options::Options, error::Misconfigured};
+use crate::{config::Config, deliver::options::Options, error::Misconfigured, webhook::address::Allowed};
 
 /// Between two looks at what is watched. What has changed counts after two of them at most.
 const INTERVAL: Duration = Duration::from_millis(300);
@@ -23,6 +23,7 @@ const INTERVAL: Duration = Duration::from_millis(300);
 /// The subscribers that there are, kept up with file and table by a thread.
 pub struct Watched {
     current: Arc<ArcSwap<Subscribers>>,
+    allowed: Arc<ArcSwap<Allowed>>,
     /// Asks for a look; the thread ends when this is dropped.
     ask: mpsc::Sender<()>,
 }
@@ -34,19 +35,24 @@ impl Watched {
     /// was read before holds. A row of the table that is no subscriber is left out, at any time, and told once.
     pub fn start(config: &Config) -> anyhow::Result<Self> {
         let mut watch = Watch::new(config)?;
-        let current = Arc::clone(&watch.current);
+        let (current, allowed) = (Arc::clone(&watch.current), Arc::clone(&watch.allowed));
         let (ask, asked) = mpsc::channel();
         std::thread::Builder::new().name("subscribers".into()).spawn(move || {
             while asked.recv_timeout(INTERVAL) != Err(mpsc::RecvTimeoutError::Disconnected) {
                 watch.look();
             }
         })?;
-        Ok(Self { current, ask })
+        Ok(Self { current, allowed, ask })
     }
 
     /// All that hold now.
     pub fn current(&self) -> Arc<Subscribers> {
         self.current.load_full()
+    }
+
+    /// The networks that requests may go to, always those that hold now.
+    pub fn allowed(&self) -> Arc<ArcSwap<Allowed>> {
+        Arc::clone(&self.allowed)
     }
 
     /// Has the thread look now.
@@ -87,9 +93,10 @@ pub(super) struct Watch {
     options: Options,
     from_file: Vec<Arc<Subscriber>>,
     from_table: Vec<Arc<Subscriber>>,
-    /// Names of rows that are no subscribers.
+    /// Names of rows that are no subscribers, or that were there before the table went.
     left_out: HashSet<String>,
     pub(super) current: Arc<ArcSwap<Subscribers>>,
+    allowed: Arc<ArcSwap<Allowed>>,
     table: Table,
     /// Files of secrets that the configuration names.
     secret_files: Vec<PathBuf>,
@@ -132,6 +139,7 @@ impl Watch {
             from_table: Vec::new(),
             left_out: HashSet::new(),
             current: Arc::default(),
+            allowed: Arc::default(),
             secret_files: Vec::new(),
             judged: Texts::default(),
             seen: Texts::default(),
@@ -233,7 +241,12 @@ impl Watch {
         let rows = self.table.read(&self.options)?;
         let mut names: HashSet<String> = self.options.subscriber.iter().map(|listed| listed.name.clone()).collect();
         let (mut taken, mut faults) = (Vec::with_capacity(rows.len()), Vec::new());
-        self.left_out.clear();
+        // A file that is away may come back: what waits for those that it had is kept
+        let away = std::mem::take(&mut self.left_out);
+        if !self.table.is_there() {
+            self.left_out = away;
+            self.left_out.extend(self.from_table.iter().map(|subscriber| subscriber.name.clone()));
+        }
         let path = self.table.path().display();
         for (name, read) in rows {
             match read {
@@ -259,6 +272,7 @@ impl Watch {
     }
 
     fn publish(&self) {
+        self.allowed.store(self.options.allowed());
         let all = self.from_file.iter().chain(&self.from_table).map(Arc::clone);
         self.current.store(Arc::new(Subscribers::new(all).leaving_out(self.left_out.clone())));
     }

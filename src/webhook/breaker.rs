@@ -171,6 +171,13 @@ impl Breaker {
         Some(Change::Opened(until))
     }
 
+    /// A request that was allowed is not made after all. Where it was the probe, another one may be it.
+    pub fn withdrawn(&mut self, now: SystemTime) {
+        if let State::HalfOpen { pause, .. } = self.state {
+            self.state = State::Open { until: now, pause };
+        }
+    }
+
     /// The subscriber does not want to be called any more: 410 Gone, or somebody's word.
     pub fn disable(&mut self) {
         self.state = State::Disabled;
@@ -261,6 +268,17 @@ mod tests {
         assert_eq!(breaker.ask(at(10)), Permit::Probe);
         assert_eq!(breaker.ask(at(69)), Permit::Wait(at(70)));
         assert_eq!(breaker.ask(at(70)), Permit::Probe);
+    }
+
+    #[test]
+    fn a_probe_that_is_not_made_leaves_its_turn_to_another() {
+        let mut breaker = opened();
+        breaker.withdrawn(at(5));
+        assert_eq!(breaker.ask(at(6)), Permit::Wait(at(10)));
+        assert_eq!(breaker.ask(at(10)), Permit::Probe);
+        breaker.withdrawn(at(11));
+        assert_eq!(breaker.ask(at(11)), Permit::Probe);
+        assert_eq!(breaker.failed(at(12)), Some(Change::Opened(at(32))));
     }
 
     #[test]

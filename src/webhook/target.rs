@@ -6,6 +6,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use reqwest::{
     ClientBuilder,
@@ -66,7 +67,7 @@ pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<Socket
 
 /// Resolves names for reqwest, to addresses that webhooks may go to and no others.
 pub struct Resolver {
-    allowed: Arc<Allowed>,
+    allowed: Arc<ArcSwap<Allowed>>,
     lookup: Lookup,
 }
 
@@ -80,8 +81,8 @@ pub struct NoneAllowed {
 }
 
 impl Resolver {
-    /// Looks names up as the system does.
-    pub fn new(allowed: Arc<Allowed>) -> Self {
+    /// Looks names up as the system does. `allowed` holds as it is when addresses are found.
+    pub fn new(allowed: Arc<ArcSwap<Allowed>>) -> Self {
         let lookup = |host: String| -> BoxFuture<'static, _> {
             Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.collect()) })
         };
@@ -89,7 +90,7 @@ impl Resolver {
     }
 
     /// Looks names up by `lookup`.
-    pub fn with(allowed: Arc<Allowed>, lookup: Lookup) -> Self {
+    pub fn with(allowed: Arc<ArcSwap<Allowed>>, lookup: Lookup) -> Self {
         Self { allowed, lookup }
     }
 }
@@ -99,7 +100,10 @@ impl Resolve for Resolver {
         let host = name.as_str().to_owned();
         let allowed = Arc::clone(&self.allowed);
         let found = (self.lookup)(host.clone());
-        Box::pin(async move { Ok(Box::new(open(&allowed, host, found.await?)?.into_iter()) as Addrs) })
+        Box::pin(async move {
+            let found = found.await?;
+            Ok(Box::new(open(&allowed.load(), host, found)?.into_iter()) as Addrs)
+        })
     }
 }
 

@@ -222,6 +222,40 @@ fn it_is_tried_again_with_the_same_id_after_the_waits_and_what_the_receiver_asks
     assert_eq!((sink.count(), letters(&fleet).len()), (4, 0));
 }
 
+#[test]
+fn a_wait_that_is_over_at_once_is_followed_by_the_next_attempt() {
+    let Some(fleet) = fleet(Engine::Sqlite) else { return };
+    let sink = Sink::start(|_| status(500));
+    subscribe(&fleet, &subscriber(&fleet, "a", &sink.url("/"), "waits = [\"0s\", \"1ms\"]"));
+    publish(&fleet, numbers(0..1));
+    drain(&fleet);
+    assert_eq!((sink.count(), letters(&fleet).len()), (3, 1));
+}
+
+#[test]
+fn what_makes_no_request_is_a_dead_letter_at_once_and_nobodys_failure() {
+    let Some(fleet) = fleet(Engine::Sqlite) else { return };
+    let sink = Sink::good();
+    subscribe(&fleet, &subscriber(&fleet, "a", &sink.url("/"), ""));
+    let names: Vec<_> = (0..30_000).map(|number| format!("ce_a{number}")).collect();
+    let attributes: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+    let long = || format!("{{\"query_params\": {{\"q\": \"{}\"}}}}", "x".repeat(70_000));
+    let shape = [("metrobus-shape", "switch")];
+    let mut records: Vec<New<'_>> = (0..6).map(|_| (None, shape.as_slice(), long())).collect();
+    records.push((None, attributes.as_slice(), "{\"n\": 1}".into()));
+    records.push((None, [].as_slice(), "{\"n\": 2}".into()));
+    publish(&fleet, records);
+    drain(&fleet);
+    assert_eq!(sink.bodies("/"), ["{\"n\": 2}"]);
+    let reasons: BTreeSet<_> = letters(&fleet).iter().map(|letter| letter["reason"].to_string()).collect();
+    assert_eq!(letters(&fleet).len(), 7);
+    let expected =
+        ["the URL would be longer than 65534 bytes", "the record has more than 1000 attributes of a CloudEvent"];
+    for what in expected {
+        assert!(reasons.iter().any(|reason| reason.contains(what)), "{what}: {reasons:?}");
+    }
+}
+
 fn what_nobody_takes_becomes_a_dead_letter_that_can_be_sent_again_to_that_one(engine: Engine) {
     let Some(fleet) = fleet(engine) else { return };
     let well = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));

@@ -24,6 +24,7 @@ const OURS: &[(&str, &str)] = &[
     ("transactional.id", "set kafka.guarantee and kafka.instance instead"),
     ("group.instance.id", "set kafka.instance instead"),
     ("enable.partition.eof", "librdkafka would lose records by it"),
+    ("message.max.bytes", "the max.message.bytes of each topic decides"),
     ("group.protocol", "metrobus rebalances by the classic one"),
 ];
 

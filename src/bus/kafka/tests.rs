@@ -612,6 +612,7 @@ fn a_property_that_is_wrong_is_named() {
         ("linger.ms", "long", "linger.ms"),
         ("acks", "1", "acks"),
         ("partition.assignment.strategy", "range,cooperative-sticky", "partition.assignment.strategy"),
+        ("message.max.bytes", "1000000", "message.max.bytes is metrobus's to set"),
         ("enable.partition.eof", "false", "enable.partition.eof is metrobus's to set"),
     ];
     for (name, value, expected) in wrong {

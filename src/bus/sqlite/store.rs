@@ -72,7 +72,7 @@ pub(super) struct Store {
     /// The number of the last commit of this connection.
     last: u64,
     ids: HashMap<Topic, i64>,
-    retained: Instant,
+    pub(super) retained: Instant,
     /// Not subject to retention.
     kept: Option<Topic>,
 }
@@ -202,8 +202,19 @@ impl Store {
         }
     }
 
-    /// Deletes what retention lets go, at most once a round.
+    /// Deletes what retention lets go, at most once a round. Where others keep it from writing, the next round does: what was
+    /// written before has happened, and its caller is not to repeat it.
     pub fn retain(&mut self) -> Result<(), BusError> {
+        match self.try_retain() {
+            Err(BusError::Unavailable(error)) => {
+                tracing::debug!("retention is put off: {error:#}");
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn try_retain(&mut self) -> Result<(), BusError> {
         let (retention, bytes) = (self.options.retention, self.options.retention_bytes);
         if self.retained.elapsed() < RETENTION_ROUND || (retention.is_zero() && bytes == 0) {
             return Ok(());

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::{
     lease::this_process,
@@ -313,6 +313,22 @@ fn retention_takes_nothing_from_the_topic_that_is_kept() {
     let store = bus.open().unwrap();
     assert_eq!(store.trimmed_topics().unwrap(), [store.find(&topic("kept")).unwrap().unwrap()]);
     assert_eq!(file.sqlite().open().unwrap().trimmed_topics().unwrap().len(), 2);
+}
+
+#[test]
+fn retention_that_others_keep_from_writing_fails_nothing_that_was_written() {
+    let file = File::new();
+    let bus = file.sqlite();
+    publish(&bus, "In", 100, 1);
+    let mut store = bus.open().unwrap();
+    let other = bus.open().unwrap();
+    let lock = Transaction::new_unchecked(&other.connection, TransactionBehavior::Immediate).unwrap();
+    store.retained = Instant::now().checked_sub(Duration::from_secs(3600)).unwrap();
+    let locked = store.write(|_, _| Ok(()));
+    assert!(matches!(locked, Err(BusError::Unavailable(_))), "the lock is another's");
+    store.retain().unwrap();
+    drop(lock);
+    store.write(|_, _| Ok(())).unwrap();
 }
 
 #[test]

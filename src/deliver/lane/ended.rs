@@ -60,6 +60,7 @@ impl Lane {
             Outcome::Failure(reason, asked) => self.failed(&delivery, &reason, asked),
             Outcome::Never(error) => {
                 let reason = format!("subscriber {name}: {error}");
+                self.withdraw();
                 self.give_up(delivery, reason);
             }
         }
@@ -96,7 +97,6 @@ impl Lane {
                 let due = milliseconds(SystemTime::now() + wait);
                 let mut history = history(delivery);
                 history.push(Trouble { time: now_ms(), stop: NAME.into(), attempt: failed, reason: reason.into() });
-                self.next = Some(self.next.map_or(due, |next| next.min(due)));
                 let came = Came::Again { due, failed, history: history.json() };
                 let standing = Some(self.as_it_stands());
                 self.report(delivery, came, standing);

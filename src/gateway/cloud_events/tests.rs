@@ -2,7 +2,10 @@ use axum::http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
-use crate::bus::{Batch, Outbox};
+use crate::{
+    bus::{Batch, Outbox},
+    gateway::budget::Budget,
+};
 
 fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -13,7 +16,17 @@ fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
 }
 
 fn of(pairs: &[(&str, &str)], body: &str) -> Result<Vec<Event>, Wrong> {
-    events(&Topic::new("Source").unwrap(), &headers(pairs), body.as_bytes(), &Limits::default())
+    read(&headers(pairs), body.as_bytes())
+}
+
+fn read(headers: &HeaderMap, body: &[u8]) -> Result<Vec<Event>, Wrong> {
+    within(100, 1 << 20, headers, body)
+}
+
+/// The events where they may be so many, and take so many bytes.
+fn within(most: usize, bytes: usize, headers: &HeaderMap, body: &[u8]) -> Result<Vec<Event>, Wrong> {
+    let topic = Topic::new("Source").unwrap();
+    events(&topic, headers, body, &Limits::default(), most, &mut Budget::new(bytes).hold())
 }
 
 /// The record of an event: its headers, sorted and without the id, its key and its value.
@@ -207,21 +220,37 @@ fn what_is_no_event_in_json_is_refused_with_the_reason() {
     assert_eq!((avro.status().as_u16(), avro.to_string().as_str()), (415, said));
 }
 
+#[test]
+fn a_batch_is_no_more_events_than_may_come_and_no_more_memory_than_there_is() {
+    let headers = headers(&[BATCH]);
+    let event = |id: usize| format!(r#"{{"specversion":"1.0","id":"{id}","source":"s","type":"t"}}"#);
+    let one = event(0).len() + EVENT_BYTES;
+    let two = format!("[{},{}]", event(0), event(1));
+    assert_eq!(within(2, 2 * one, &headers, two.as_bytes()).unwrap().len(), 2);
+    assert_eq!(within(2, 2 * one - 1, &headers, two.as_bytes()), Err(Wrong::Full));
+    // What is too much is no event, and yet has to be JSON
+    let three = format!("[{},{},7,[8],9]", event(0), event(1));
+    let many = within(2, 1 << 20, &headers, three.as_bytes()).unwrap_err();
+    assert_eq!((many.status().as_u16(), many), (413, Wrong::TooMany(2)));
+    let cut = within(2, 1 << 20, &headers, three.trim_end_matches(']').as_bytes()).unwrap_err();
+    assert!(cut.to_string().starts_with("the body must be a JSON list of CloudEvents: "), "{cut}");
+    let rest = within(2, 1 << 20, &headers, format!("{two} 7").as_bytes()).unwrap_err();
+    assert!(rest.to_string().starts_with("the body must be a JSON list of CloudEvents: "), "{rest}");
+}
+
 proptest! {
     #[test]
     fn nothing_that_is_sent_panics(value: Vec<u8>, body: Vec<u8>, text: String) {
-        let topic = Topic::new("Source").unwrap();
-        let limits = Limits::default();
         let mut all = headers(&BINARY);
         if let Ok(value) = HeaderValue::from_bytes(&value) {
             all.insert("ce-extra", value.clone());
-            let _ = events(&topic, &all, &body, &limits);
+            let _ = read(&all, &body);
             all.insert("content-type", value);
         }
-        let _ = events(&topic, &all, &body, &limits);
+        let _ = read(&all, &body);
         for mode in [STRUCTURED, BATCH] {
-            let _ = events(&topic, &headers(&[mode]), &body, &limits);
-            let _ = events(&topic, &headers(&[mode]), format!("[{AS_OBJECT}, {text}").as_bytes(), &limits);
+            let _ = read(&headers(&[mode]), &body);
+            let _ = read(&headers(&[mode]), format!("[{AS_OBJECT}, {text}").as_bytes());
         }
     }
 
@@ -230,8 +259,7 @@ proptest! {
         let encoded = percent_encoding::utf8_percent_encode(&text, percent_encoding::NON_ALPHANUMERIC).to_string();
         let mut all = headers(&BINARY);
         all.insert("ce-source", HeaderValue::from_str(&encoded).unwrap());
-        let topic = Topic::new("Source").unwrap();
-        let binary = events(&topic, &all, b"{}", &Limits::default()).unwrap();
+        let binary = read(&all, b"{}").unwrap();
         let body = serde_json::json!({ "specversion": "1.0", "id": "A234-1234-1234", "source": text, "type": "t" });
         let structured = of(&[STRUCTURED], &body.to_string()).unwrap();
         let source = ("ce_source".to_owned(), text);

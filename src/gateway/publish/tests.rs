@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     bus::{Reader, memory::MemoryBus},
     gateway::budget::Budget,
+    http::exposition::Exposition,
     slip::Limits,
 };
 
@@ -58,11 +59,16 @@ enum Word {
     Fatal,
     /// The record of this index is not what the bus takes.
     Refuse(usize),
+    /// It takes the records, and refuses those of these numbers then.
+    RefuseLater(Vec<usize>),
 }
 
 struct SlowPublisher {
     inner: Box<dyn Publisher>,
     words: mpsc::Receiver<Word>,
+    refused: Vec<Refusal>,
+    /// How many were refused after they were taken over.
+    count: u64,
 }
 
 fn slow() -> (Arc<Slow>, mpsc::Sender<Word>) {
@@ -92,7 +98,7 @@ impl Bus for Slow {
 
     fn publisher(&self) -> Result<Box<dyn Publisher>, BusError> {
         let words = self.words.lock().unwrap().take().unwrap();
-        Ok(Box::new(SlowPublisher { inner: self.bus.publisher()?, words }))
+        Ok(Box::new(SlowPublisher { inner: self.bus.publisher()?, words, refused: Vec::new(), count: 0 }))
     }
 
     fn fenced_publisher(&self, name: &str) -> Result<Box<dyn crate::bus::FencedPublisher>, BusError> {
@@ -123,12 +129,38 @@ impl Publisher for SlowPublisher {
             Ok(Word::Away) => Err(BusError::Unavailable(anyhow!("away"))),
             Ok(Word::Fatal) => Err(BusError::Fatal(anyhow!("the disk is full"))),
             Ok(Word::Refuse(output)) => Ok(vec![Refusal { output, reason: "too long".to_owned() }]),
+            Ok(Word::RefuseLater(outputs)) => {
+                self.count += outputs.len() as u64;
+                let refusal = |output| Refusal { output, reason: "too long".to_owned() };
+                self.refused = outputs.into_iter().map(refusal).collect();
+                Ok(Vec::new())
+            }
         }
     }
 
-    fn flush(&mut self, deadline: Instant) -> Result<u64, BusError> {
-        self.inner.flush(deadline)
+    fn refused(&mut self) -> Vec<Refusal> {
+        std::mem::take(&mut self.refused)
     }
+
+    fn flush(&mut self, deadline: Instant) -> Result<u64, BusError> {
+        Ok(self.inner.flush(deadline)? - self.count)
+    }
+}
+
+/// Has the events of all `requests` published in one lot.
+fn publish_together(lanes: &Lanes, requests: impl IntoIterator<Item = Events>) -> Vec<oneshot::Receiver<Answer>> {
+    let mut answers = Vec::new();
+    let mut queue = lanes.shared.lock();
+    for events in requests {
+        let (answer, answered) = oneshot::channel();
+        let came = Instant::now();
+        queue.events += events.len();
+        queue.jobs.push_back(Job { events, came, late: came + DEADLINE, answer, _hold: Budget::new(1).hold() });
+        answers.push(answered);
+    }
+    drop(queue);
+    lanes.shared.more.notify_one();
+    answers
 }
 
 #[test]
@@ -206,27 +238,39 @@ fn what_waited_too_long_is_given_up_and_a_bus_that_is_away_is_told_at_once() {
 fn what_the_bus_refuses_is_refused_with_its_request_and_no_other_is() {
     let (bus, say) = slow();
     let (lanes, _) = lanes(bus.clone(), options(100, DEADLINE));
-    let answers: Vec<_> = {
-        // All in one lot
-        let mut queue = lanes.shared.lock();
-        let mut job = |events: Events| {
-            let (answer, answered) = oneshot::channel();
-            let came = Instant::now();
-            queue.events += events.len();
-            queue.jobs.push_back(Job { events, came, late: came + DEADLINE, answer, _hold: Budget::new(1).hold() });
-            answered
-        };
-        vec![
-            job(smallvec![event(r#"{"n":0}"#)]),
-            job(smallvec![event(r#"{"n":1}"#), event(r#"{"n":2}"#)]),
-            job(smallvec![event(r#"{"n":3}"#)]),
-        ]
-    };
-    lanes.shared.more.notify_one();
+    let requests: [Events; 3] = [
+        smallvec![event(r#"{"n":0}"#)],
+        smallvec![event(r#"{"n":1}"#), event(r#"{"n":2}"#)],
+        smallvec![event(r#"{"n":3}"#)],
+    ];
+    let answers = publish_together(&lanes, requests);
     say.send(Word::Refuse(2)).unwrap();
     let answers: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().unwrap()).collect();
     assert_eq!(answers, [Ok(()), Err(Unpublished::Refused("too long".to_owned())), Ok(())]);
     assert_eq!(values(&*bus), [r#"{"n":0}"#, r#"{"n":3}"#]);
+}
+
+#[test]
+fn what_the_bus_refuses_once_it_has_it_is_told_apart_from_the_other_events_of_its_request() {
+    let (bus, say) = slow();
+    let (lanes, _) = lanes(bus, options(100, DEADLINE));
+    // The numbers of what is refused go on behind this one
+    let before = publish(&lanes, smallvec![event("{}")]).unwrap();
+    say.send(Word::Take).unwrap();
+    assert_eq!(before.blocking_recv().unwrap(), Ok(()));
+    let requests = [1, 3, 2, 1].map(|events| (0..events).map(|_| event("{}")).collect::<Events>());
+    let answers = publish_together(&lanes, requests);
+    say.send(Word::RefuseLater(vec![4, 2, 5, 6])).unwrap();
+    let answers: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().unwrap()).collect();
+    let reason = "too long".to_owned();
+    let partly = Unpublished::Partly { refused: vec![0, 2], reason: reason.clone() };
+    assert_eq!(answers, [Ok(()), Err(partly), Err(Unpublished::Refused(reason)), Ok(())]);
+    let mut metrics = Exposition::default();
+    lanes.shared.stats.tell(&mut metrics, 0);
+    let metrics = metrics.into_text();
+    // One before, and of the seven of the lot three
+    assert!(metrics.contains("metrobus_gateway_published_messages_total 4\n"), "{metrics}");
+    assert!(metrics.contains("metrobus_gateway_confirm_duration_seconds_count 4\n"), "{metrics}");
 }
 
 #[test]

@@ -5,10 +5,12 @@ use std::{
     fs, io,
     io::Read as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use arc_swap::ArcSwap;
 use clap::{Args, Command, FromArgMatches};
 use reqwest::StatusCode;
 
@@ -75,7 +77,7 @@ pub fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
     print(told(&request).as_bytes())?;
     let allowed = Options::new(config)?.allowed();
     let begun = Instant::now();
-    let status = send(subscriber, request, Resolver::new(allowed));
+    let status = send(subscriber, request, Resolver::new(Arc::new(ArcSwap::new(allowed))));
     let took = span(begun.elapsed().as_micros() as u64);
     match status {
         Ok(status) if status.is_success() => print(format!("answer    {status} in {took}\n").as_bytes()),

@@ -230,7 +230,7 @@ fn resolver(allowed: &[&str], answers: &[&[&str]]) -> Resolver {
         let answer = answers.lock().unwrap().next().unwrap_or_default();
         Box::pin(async move { Ok(answer) })
     };
-    Resolver::with(Arc::new(allowed), Arc::new(lookup))
+    Resolver::with(Arc::new(ArcSwap::from_pointee(allowed)), Arc::new(lookup))
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
