@@ -27,6 +27,7 @@
 //!    [`shutdown`] and [`stats`]; what it tells of itself is in [`health`], [`http`], [`log`] and [`trace`].
 //! 4. [`rules`]: which route a message takes. [`filter`]: which messages a subscriber wants.
 //! 5. [`bus`]: the contract that the loop relies on, and its engines: [`bus::sqlite`], [`bus::kafka`], [`bus::memory`].
+//!    `sqlite_file` tells SQLite files of ours from others', here and in 7 and 8.
 //! 6. [`cache`]: look-ups by key, in files, LMDB and Redis.
 //! 7. [`journal`]: what happened at each hop, published with the hop itself; its index, and journeys found in it.
 //!    [`traffic`]: what goes on at present, read from it; [`web`]: the page that shows both.

@@ -10,8 +10,7 @@ use std::{
 
 use metrobus::{
     Topic,
-    bus::{self, Bus, Outbox},
-    config::Config,
+    bus::{Bus, Outbox},
 };
 
 use crate::{
@@ -133,7 +132,7 @@ fn deliver(
     mut done: impl FnMut() -> bool,
 ) -> f64 {
     remove(bench);
-    let bus = open(bench, settings);
+    let bus = bench.bus(settings);
     bus.connect().and_then(|()| bus.create_topics(&[topic()])).expect("create the topic");
     let health = free_address();
     fs::write(bench.path("deliver.toml"), subscribers).expect("write the subscribers");
@@ -155,16 +154,6 @@ fn deliver(
     let took = start.elapsed().as_secs_f64();
     process.stop();
     took
-}
-
-/// The bus of these settings, for this process.
-fn open(bench: &Bench, settings: Settings<'_>) -> Box<dyn Bus> {
-    let value = |(name, value): &(&str, &str)| match *name {
-        "SQLITE__PATH" => (format!("METROBUS__{name}"), bench.path(value).display().to_string()),
-        name => (format!("METROBUS__{name}"), (*value).to_owned()),
-    };
-    let config = Config::load(None, settings.iter().map(value)).expect("a configuration");
-    bus::open(&config).expect("open the bus")
 }
 
 fn topic() -> Topic {

@@ -6,10 +6,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use metrobus::{
-    Config, Topic,
-    bus::{self, Reader},
-};
+use metrobus::{Topic, bus::Reader};
 
 use crate::{
     client::percentile,
@@ -79,11 +76,7 @@ fn journeys(bench: &Bench, settings: &[(&str, &str)]) -> Vec<f64> {
     let group = unique("bench");
     let mut settings = settings.to_vec();
     settings.push(("KAFKA__GROUP", &group));
-    let variables = settings.iter().map(|(name, value)| (format!("METROBUS__{name}"), value.to_string()));
-    let path = ("METROBUS__SQLITE__PATH".to_owned(), bench.path("latency.db").display().to_string());
-    let variables = variables.filter(|(name, _)| *name != path.0).chain([path.clone()]);
-    let config = Config::load(None, variables).expect("a configuration");
-    let bus = bus::open(&config).expect("open the bus");
+    let bus = bench.bus(&settings);
     let topics = TOPICS.map(|name| Topic::new(name).expect("a topic"));
     bus.connect().and_then(|()| bus.create_topics(&topics)).expect("create the topics");
     let mut reader = None;

@@ -6,6 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use metrobus::{
+    Config,
+    bus::{self, Bus},
+};
+
 use crate::{kafka::Broker, report::Report};
 
 /// One run of the bench.
@@ -42,6 +47,16 @@ impl Bench {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The bus of these settings, for this process; they are variables of the configuration, without the `METROBUS__` before them.
+    pub fn bus(&self, settings: &[(&str, &str)]) -> Box<dyn Bus> {
+        let variable = |(name, value): &(&str, &str)| match *name {
+            "SQLITE__PATH" => (format!("METROBUS__{name}"), self.path(value).into_os_string()),
+            name => (format!("METROBUS__{name}"), value.into()),
+        };
+        let config = Config::load(None, settings.iter().map(variable)).expect("a configuration");
+        bus::open(&config).expect("open the bus")
     }
 }
 

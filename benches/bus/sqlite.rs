@@ -7,10 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrobus::{
-    Config, Topic,
-    bus::{self, Bus},
-};
+use metrobus::{Topic, bus::Bus};
 use rusqlite::{Connection, params};
 
 use crate::{
@@ -81,8 +78,7 @@ pub fn push(bench: &Bench, file: &str, topic: &str) -> f64 {
 
 /// The bus in the file `name`, for this process.
 pub fn open(bench: &Bench, name: &str) -> Box<dyn Bus> {
-    let config = Config::load(None, [("METROBUS__SQLITE__PATH", bench.path(name))]).expect("a configuration");
-    bus::open(&config).expect("open the bus")
+    bench.bus(&[("SQLITE__PATH", name)])
 }
 
 /// A contactpoint's messages a second from the first output to the last, and the seconds that it took in all.

@@ -242,10 +242,9 @@ impl Watch {
         let mut names: HashSet<String> = self.options.subscriber.iter().map(|listed| listed.name.clone()).collect();
         let (mut taken, mut faults) = (Vec::with_capacity(rows.len()), Vec::new());
         // A file that is away may come back: what waits for those that it had is kept
-        let away = std::mem::take(&mut self.left_out);
-        if !self.table.is_there() {
-            self.left_out = away;
-            self.left_out.extend(self.from_table.iter().map(|subscriber| subscriber.name.clone()));
+        match self.table.is_there() {
+            true => self.left_out.clear(),
+            false => self.left_out.extend(self.from_table.iter().map(|subscriber| subscriber.name.clone())),
         }
         let path = self.table.path().display();
         for (name, read) in rows {
