@@ -276,7 +276,7 @@ fn unread(offset: Option<i64>, start: i64, end: i64) -> u64 {
 }
 
 /// Reads a member's assignment as assignors write it (ConsumerProtocolAssignment: version, then topics with partitions).
-fn assigned_partitions(mut bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
+pub(super) fn assigned_partitions(mut bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
     fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
         let (head, tail) = bytes.split_first_chunk::<N>()?;
         *bytes = tail;

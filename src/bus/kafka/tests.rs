@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,10 @@ use rdkafka::{
 };
 use uuid::Uuid;
 
-use super::{KafkaBus, admin::wait_for};
+use super::{
+    KafkaBus,
+    admin::{assigned_partitions, wait_for},
+};
 use crate::{
     bus::{
         Batch, Bus, BusError, Guarantee, Outbox, Subscription, Topic,
@@ -508,6 +511,65 @@ fn a_named_member_outlives_its_session() {
         close(member);
         let found: BTreeSet<_> = read(&bus, &output).into_iter().collect();
         assert_eq!(found.len(), 50, "{guarantee}");
+    }
+}
+
+/// How many members of the group have a share of `topic`; `None` while that changes.
+fn sharing(kafka: &Kafka, topic: &Topic) -> Option<usize> {
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &kafka.options.brokers).create().unwrap();
+    // Where the group has just begun, its broker may not know of it
+    let list = client.fetch_group_list(Some(&kafka.options.group), DEADLINE).ok()?;
+    let group = list.groups().first().filter(|group| group.state() == "Stable")?;
+    let shares = group.members().iter().filter_map(|member| assigned_partitions(member.assignment()?, topic.as_str()));
+    Some(shares.filter(|share| !share.is_empty()).count())
+}
+
+/// Who is given the share of another that has left, and ends before it has learnt of it, ends all the same.
+#[test]
+fn a_member_ends_while_it_is_given_more() {
+    let end_amid_a_change = |instance: Option<&str>| {
+        let Some(kafka) = Kafka::new(Guarantee::AtLeastOnce) else { return };
+        let input = kafka.topic("in");
+        let member = |instance: Option<&str>| {
+            let bus = kafka.with(|options| {
+                options.instance = instance.map(str::to_owned);
+                // What librdkafka tells of it makes it slow where it matters
+                for (name, value) in [("heartbeat.interval.ms", "100"), ("debug", "cgrp,consumer")] {
+                    options.properties.insert(name.into(), value.into());
+                }
+            });
+            bus.create_topics(std::slice::from_ref(&input)).unwrap();
+            bus.subscribe(&letters(&input, &Topic::new("Error").unwrap())).unwrap()
+        };
+        let (mut stays, mut leaves) = (member(instance), member(None));
+        let end = Instant::now() + DEADLINE;
+        let mut shared = 0;
+        // Both have learnt of it when they have been asked some more
+        while shared < 10 {
+            shared = if sharing(&kafka, &input) == Some(2) { shared + 1 } else { 0 };
+            for member in [&mut stays, &mut leaves] {
+                assert!(member.poll(1, Duration::from_millis(10)).unwrap().is_empty());
+            }
+            assert!(Instant::now() < end, "they do not share {input}");
+        }
+        close(leaves);
+        // Its client joins anew by itself, and what it is given waits for the next poll
+        while sharing(&kafka, &input) != Some(1) {
+            assert!(Instant::now() < end, "what the other had of {input} is nobody's");
+        }
+        close(stays);
+    };
+    let (done, ended) = mpsc::channel();
+    let instances = [Some("one"), None].repeat(12);
+    for &instance in &instances {
+        let done = done.clone();
+        std::thread::spawn(move || {
+            end_amid_a_change(instance);
+            done.send(())
+        });
+    }
+    for _ in instances {
+        ended.recv_timeout(2 * DEADLINE).expect("it ends");
     }
 }
 

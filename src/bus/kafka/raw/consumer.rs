@@ -10,7 +10,7 @@ use std::{
 
 use rdkafka::bindings as c;
 
-use super::{Client, Error, Kind, List, cooperative, elements, member_id, millis, text};
+use super::{Answer, Client, Error, Kind, List, cooperative, elements, member_id, millis, text};
 use crate::bus::{Headers, kafka::health::Health};
 
 /// A change of the assignment that waits for [`Consumer::assign`] or [`Consumer::unassign`].
@@ -27,6 +27,9 @@ const STORED: i64 = -1001;
 
 /// Longest wait for a change of the group's assignment that is under way at the end.
 const UNSUBSCRIBE: Duration = Duration::from_secs(5);
+
+/// Shortest time at the end in which librdkafka may tell of a change of the assignment.
+const HEARD: Duration = Duration::from_millis(100);
 
 /// What a consumer hands out at once.
 const CHUNK: usize = 1000;
@@ -236,31 +239,49 @@ impl Consumer {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        self.client.shared.closing.store(true, Ordering::Relaxed);
+        self.answer(Answer::AtOnce);
         // What waited for an answer gets it: librdkafka would wait for it
         for Rebalance { assign, partitions, .. } in self.rebalances() {
             let _ = if assign { self.assign(&partitions) } else { self.unassign(&partitions) };
         }
-        if !self.stays_a_member {
-            self.unsubscribe(deadline.min(Instant::now() + UNSUBSCRIBE));
-        }
+        let left = !self.stays_a_member && self.unsubscribe(deadline.min(Instant::now() + UNSUBSCRIBE));
+        // From here on any answer gives all partitions up, and ends what librdkafka waits for
+        self.answer(if left { Answer::Nobody } else { Answer::Last });
         // SAFETY: handle and queue live
-        unsafe {
-            let closing = Error::take(c::rd_kafka_consumer_close_queue(self.client.rk(), self.queue.as_ptr()));
-            while closing.is_ok() && c::rd_kafka_consumer_closed(self.client.rk()) == 0 && Instant::now() < deadline {
+        let closing = unsafe { Error::take(c::rd_kafka_consumer_close_queue(self.client.rk(), self.queue.as_ptr())) };
+        if closing.is_ok() {
+            // Late as it may be, librdkafka has to be heard: it would not let go of what waits for an answer
+            let heard = Instant::now() + HEARD;
+            // SAFETY: the handle lives
+            while unsafe { c::rd_kafka_consumer_closed(self.client.rk()) == 0 } {
                 self.consume(CHUNK, Duration::from_millis(10), |_| ());
+                if Instant::now() >= deadline.max(heard) {
+                    break;
+                }
             }
         }
     }
 
-    /// Leaves the group: closing alone (2.12) leaves it not where a cooperative member has nothing to read, and then the
-    /// others wait for it until its session ends.
-    fn unsubscribe(&mut self, deadline: Instant) {
+    fn answer(&self, answer: Answer) {
+        *self.client.shared.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    }
+
+    /// Asks to leave the group, and waits until that is on its way; false at the deadline.
+    ///
+    /// Closing alone (2.12) leaves it not where a cooperative member has nothing to read, and then the others wait for it
+    /// until its session ends.
+    fn unsubscribe(&mut self, deadline: Instant) -> bool {
         // SAFETY: the handle lives
-        let left = Error::check(unsafe { c::rd_kafka_unsubscribe(self.client.rk()) });
-        while left.is_ok() && !self.member_id().is_empty() && Instant::now() < deadline {
+        if Error::check(unsafe { c::rd_kafka_unsubscribe(self.client.rk()) }).is_err() {
+            return false;
+        }
+        while !self.member_id().is_empty() {
+            if Instant::now() >= deadline {
+                return false;
+            }
             self.consume(CHUNK, Duration::from_millis(10), |_| ());
         }
+        true
     }
 }
 

@@ -127,7 +127,21 @@ struct Shared {
     expired: AtomicBool,
     /// A poll waits that a change of the assignment has to end.
     waiting: AtomicBool,
-    closing: AtomicBool,
+    answer: Mutex<Answer>,
+}
+
+/// Who answers a change of the assignment, for which librdkafka waits.
+#[derive(Clone, Copy, PartialEq)]
+enum Answer {
+    /// Who polls, by [`Consumer::assign`] or [`Consumer::unassign`].
+    Caller,
+    /// The callback: all was settled before, whatever the group wants.
+    AtOnce,
+    /// The callback, the next one, for all that are still to come: librdkafka takes it for the last.
+    Last,
+    /// Nobody: librdkafka does not wait for it. Its part of the group may have ended, which (2.12) throws away what it is
+    /// asked, and who asked waits for ever.
+    Nobody,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -182,7 +196,7 @@ impl Client {
             rebalancing: AtomicBool::new(false),
             expired: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
+            answer: Mutex::new(Answer::Caller),
         });
         // SAFETY: `conf` is ours until rd_kafka_new takes it over, which it does where it succeeds. The opaque pointer
         // goes to a box that lives as long as the handle, see rule 1.
@@ -316,15 +330,24 @@ extern "C" fn rebalance(
     unsafe {
         let shared = &*opaque.cast::<Shared>();
         let assign = code == c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if shared.closing.load(Ordering::Relaxed) {
-            // All was settled before: whatever the group wants
-            let _ = match (cooperative(rk), assign) {
-                (true, true) => Error::take(c::rd_kafka_incremental_assign(rk, partitions)),
-                (true, false) => Error::take(c::rd_kafka_incremental_unassign(rk, partitions)),
-                (false, true) => Error::check(c::rd_kafka_assign(rk, partitions)),
-                (false, false) => Error::check(c::rd_kafka_assign(rk, ptr::null())),
-            };
-            return;
+        let mut answer = shared.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        match *answer {
+            Answer::Caller => {}
+            Answer::AtOnce => {
+                let _ = match (cooperative(rk), assign) {
+                    (true, true) => Error::take(c::rd_kafka_incremental_assign(rk, partitions)),
+                    (true, false) => Error::take(c::rd_kafka_incremental_unassign(rk, partitions)),
+                    (false, true) => Error::check(c::rd_kafka_assign(rk, partitions)),
+                    (false, false) => Error::check(c::rd_kafka_assign(rk, ptr::null())),
+                };
+                return;
+            }
+            Answer::Last => {
+                *answer = Answer::Nobody;
+                let _ = Error::check(c::rd_kafka_assign(rk, ptr::null()));
+                return;
+            }
+            Answer::Nobody => return,
         }
         let list = elements(partitions).iter().map(|element| element.partition).collect();
         let lost = c::rd_kafka_assignment_lost(rk) != 0;
