@@ -95,7 +95,14 @@ impl Store {
             retained: Instant::now(),
             kept,
         };
-        store.prepare().map_err(|error| store.error("open", error))??;
+        let end = Instant::now() + BUSY;
+        loop {
+            match store.prepare() {
+                // Of several who make a file new at once SQLite has some not wait: they could do so for ever
+                Err(error) if is_busy(&error) && Instant::now() < end => thread::sleep(BUSY_STEP),
+                prepared => break prepared.map_err(|error| store.error("open", error))??,
+            }
+        }
         Ok(store)
     }
 
@@ -262,9 +269,16 @@ impl Default for Watch {
     }
 }
 
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
 /// What an error of SQLite means for the bus.
 pub(super) fn explain(path: &Path, step: &str, error: rusqlite::Error) -> BusError {
     let path = path.display();
+    if is_busy(&error) {
+        return BusError::Unavailable(anyhow!("{step} the bus {path}: other processes keep it busy ({error})"));
+    }
     // What is of another type than it was written as is damaged as well
     let code = match &error {
         rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::FromSqlConversionFailure(..) => {
@@ -273,10 +287,6 @@ pub(super) fn explain(path: &Path, step: &str, error: rusqlite::Error) -> BusErr
         error => error.sqlite_error_code(),
     };
     let advice = match code {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            let error = anyhow!("{step} the bus {path}: other processes keep it busy ({error})");
-            return BusError::Unavailable(error);
-        }
         Some(ErrorCode::DiskFull) => "the disk is full; free some space and start again, nothing acknowledged is lost",
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             "the file is damaged or not a bus of metrobus; restore it, or move it away to begin with an empty one"
