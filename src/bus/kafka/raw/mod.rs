@@ -131,7 +131,6 @@ struct Shared {
 }
 
 /// Who answers a change of the assignment, for which librdkafka waits.
-#[derive(Clone, Copy, PartialEq)]
 enum Answer {
     /// Who polls, by [`Consumer::assign`] or [`Consumer::unassign`].
     Caller,
