@@ -10,8 +10,8 @@ use axum::{
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{
-            CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE,
-            X_CONTENT_TYPE_OPTIONS,
+            ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN,
+            RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
         },
         request::Parts,
     },
@@ -66,6 +66,11 @@ impl App {
 
     /// The body of a request, and the share of memory that it has.
     pub async fn body(&self, headers: &HeaderMap, body: Body) -> Result<(Bytes, Hold), Problem> {
+        if headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let detail = "the body is compressed, as Content-Encoding says: send it as it is";
+            let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
+            return Err(problem.header(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+        }
         let most = self.body_bytes;
         let too_long = || {
             let detail = format!("the body is longer than {most} bytes: send less at once");
@@ -116,8 +121,11 @@ impl App {
     ) -> Result<Ids, Problem> {
         let guest = self.access.guest(caller);
         let count = events.len();
-        if let Some(guest) = guest {
-            guest.take(count, SystemTime::now()).map_err(|exceeded| exceeds(exceeded, count))?;
+        if let Some(guest) = guest
+            && let Err(exceeded) = guest.take(count, SystemTime::now())
+        {
+            // Whoever asks again for what is on the bus takes nothing by that
+            return self.repeated(caller, events, key).await.ok_or_else(|| exceeds(exceeded, count));
         }
         let published = match key.is_none() && events.iter().all(|event| event.idempotency_key.is_none()) {
             true => self.publish_now(events, hold).await,
@@ -146,6 +154,17 @@ impl App {
             .map_err(Into::into)
     }
 
+    /// The ids of what is on the bus already, as is known by keys; `None` where any of it is not.
+    async fn repeated(&self, caller: &str, mut events: Events, key: Option<Entry>) -> Option<Ids> {
+        let entries = entries(&events, key);
+        if entries.is_empty() {
+            return None;
+        }
+        let known = self.ledger.look_up(&caller.into(), entries).await.ok()?.ok()?;
+        let all = known.iter().all(|known| matches!(known, Begun::Done { .. }));
+        all.then(|| take_known(&mut events, &known).0)
+    }
+
     async fn publish_now(&self, events: Events, hold: Hold) -> Result<(Ids, usize), Failed> {
         let ids = events.iter().map(|event| event.id).collect();
         let answer = self.lanes.publish(events, hold).map_err(refused)?;
@@ -166,10 +185,7 @@ impl App {
         hold: Hold,
     ) -> Result<(Ids, usize), Failed> {
         let one_for_all = key.is_some();
-        let entries = match key {
-            Some(key) => vec![key],
-            None => events.iter().filter_map(entry).collect(),
-        };
+        let entries = entries(&events, key);
         let keys: Vec<_> = entries.iter().map(|entry| entry.key.clone()).collect();
         let begun = self.ledger.begin(&caller, entries).await.map_err(|_| Failed::sure(full()))?;
         let begun =
@@ -264,6 +280,14 @@ impl Entry {
     /// The same for these events.
     pub fn of(self, events: &Events) -> Self {
         Self { ids: events.iter().map(|event| event.id).collect(), ..self }
+    }
+}
+
+/// By what `events` are known: the key of the request, or else the keys of their own.
+fn entries(events: &Events, key: Option<Entry>) -> Vec<Entry> {
+    match key {
+        Some(key) => vec![key],
+        None => events.iter().filter_map(entry).collect(),
     }
 }
 

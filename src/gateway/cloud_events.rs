@@ -74,6 +74,9 @@ pub enum Wrong {
     MediaType(String),
     #[error("{0}")]
     Event(String),
+    /// Its data is longer than that of an event may be.
+    #[error("{0}")]
+    TooLong(String),
     /// One of a batch, the first being 0.
     #[error("event {0} of the batch: {1}")]
     OneOf(usize, Box<Wrong>),
@@ -86,13 +89,13 @@ pub enum Wrong {
 }
 
 impl Wrong {
-    /// 415 or 400; 413 or 503 of a batch that is too much.
+    /// 415, 413 or 400; 503 of a batch that is too much at present.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Event(_) => StatusCode::BAD_REQUEST,
             Self::OneOf(_, wrong) => wrong.status(),
-            Self::TooMany(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLong(_) | Self::TooMany(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Full => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -255,9 +258,16 @@ fn decoded(value: &RawValue) -> Result<Vec<u8>, Wrong> {
     bytes.ok_or_else(|| Wrong::Event("data_base64 must be text in base64".into()))
 }
 
+/// What the specification has as text, whatever it looks like.
+const TEXTS: [&str; 8] = ["id", "source", "specversion", "type", "datacontenttype", "dataschema", "subject", "time"];
+
 /// An attribute's value as its canonical text.
 fn scalar(name: &str, value: &RawValue) -> Result<String, Wrong> {
     let json = value.get();
+    if TEXTS.contains(&name) {
+        let text = serde_json::from_str(json);
+        return text.map_err(|_| Wrong::Event(format!("{name} must be text")));
+    }
     let text = match json.as_bytes().first() {
         Some(b'"') => serde_json::from_str(json).ok(),
         Some(b't' | b'f') => Some(json.to_owned()),
@@ -328,7 +338,10 @@ impl Attributes {
         let data = if data.trim_ascii().is_empty() { b"{}" } else { data };
         // One event is one message, in whichever order its attributes come
         self.0.sort_unstable();
-        let refused = |reason: Malformed| Wrong::Event(format!("the data must be a JSON object: it is {reason}"));
+        let refused = |reason: Malformed| match reason {
+            Malformed::TooLong { .. } => Wrong::TooLong(format!("the data is {reason}")),
+            reason => Wrong::Event(format!("the data must be a JSON object: it is {reason}")),
+        };
         let mut event = Event::new(topic, data, limits).map_err(refused)?;
         for (name, value) in &self.0 {
             event.header(&format!("ce_{name}"), value);
@@ -394,7 +407,7 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// A media type without its parameters, in lower case.
-fn essence(content_type: &str) -> String {
+pub(super) fn essence(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
@@ -405,7 +418,7 @@ fn is_json(content_type: &str) -> bool {
 }
 
 /// Whether no other charset is named. JSON is UTF-8 (RFC 8259).
-fn is_utf8(content_type: &str) -> bool {
+pub(super) fn is_utf8(content_type: &str) -> bool {
     let charset = |parameter: &str| {
         let (name, value) = parameter.split_once('=')?;
         name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_ascii_lowercase())

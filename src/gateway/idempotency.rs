@@ -6,7 +6,7 @@
 //!
 //! | the request comes again | answer |
 //! | --- | --- |
-//! | after the bus had it | the same ids, and nothing is published |
+//! | after the bus had it | the same ids, and nothing is published, whatever its caller may send still |
 //! | while it is being published | it has to wait |
 //! | with another body | refused |
 //! | after a crash in between | published again with the same ids: on the bus perhaps twice, as one message |
@@ -150,6 +150,20 @@ impl Store {
         Ok(begun)
     }
 
+    /// What [`Store::begin_all`] would give for each request, and nothing begins.
+    pub fn look_up(&self, requests: &[Request<'_>], now: i64) -> Result<Vec<Begun>> {
+        let since = now.saturating_sub(self.retention);
+        let known = |request: &Request<'_>| {
+            let mark = mark(request.caller, request.key);
+            match self.under_way.contains(&mark) {
+                true => under_way_or_other(&self.connection, &mark, request),
+                false => Ok(known(&self.connection, &mark, request, since)?.unwrap_or(Begun::New)),
+            }
+        };
+        let all: rusqlite::Result<_> = requests.iter().map(known).collect();
+        all.map_err(|error| explain(&self.path, "read", error))
+    }
+
     /// [`Store::done_all`] of one request.
     pub fn done(&mut self, caller: &str, key: &str) -> Result<()> {
         self.done_all(&[(caller, key)])
@@ -288,31 +302,35 @@ fn judge(
     since: i64,
     now: i64,
 ) -> rusqlite::Result<Begun> {
-    let known = transaction
+    if let Some(known) = known(transaction, mark, request, since)? {
+        return Ok(known);
+    }
+    let ids: Vec<u8> = request.ids.iter().flat_map(Uuid::as_bytes).copied().collect();
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO keys (key, fingerprint, ids, begun, done) VALUES (?1, ?2, ?3, ?4, 0)")?
+        .execute(params![mark, request.fingerprint, ids, now])?;
+    Ok(Begun::New)
+}
+
+/// What the file has of a request that is not under way here.
+fn known(connection: &Connection, mark: &Mark, request: &Request<'_>, since: i64) -> rusqlite::Result<Option<Begun>> {
+    let known = connection
         .prepare_cached("SELECT fingerprint, ids, done FROM keys WHERE key = ?1 AND begun > ?2")?
         .query_row(params![mark, since], |row| {
             Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, bool>(2)?))
         })
         .optional()?;
-    let Some((fingerprint, ids, done)) = known else {
-        let ids: Vec<u8> = request.ids.iter().flat_map(Uuid::as_bytes).copied().collect();
-        transaction
-            .prepare_cached(
-                "INSERT OR REPLACE INTO keys (key, fingerprint, ids, begun, done) VALUES (?1, ?2, ?3, ?4, 0)",
-            )?
-            .execute(params![mark, request.fingerprint, ids, now])?;
-        return Ok(Begun::New);
-    };
+    let Some((fingerprint, ids, done)) = known else { return Ok(None) };
     if fingerprint != request.fingerprint {
-        return Ok(Begun::Differs);
+        return Ok(Some(Begun::Differs));
     }
     let (ids, _) = ids.as_chunks::<16>();
     let ids = ids.iter().map(|id| Uuid::from_bytes(*id)).collect();
-    Ok(if done { Begun::Done { ids } } else { Begun::Again { ids } })
+    Ok(Some(if done { Begun::Done { ids } } else { Begun::Again { ids } }))
 }
 
-fn under_way_or_other(transaction: &Transaction<'_>, mark: &Mark, request: &Request<'_>) -> rusqlite::Result<Begun> {
-    let known = transaction
+fn under_way_or_other(connection: &Connection, mark: &Mark, request: &Request<'_>) -> rusqlite::Result<Begun> {
+    let known = connection
         .prepare_cached("SELECT fingerprint FROM keys WHERE key = ?1")?
         .query_row([mark], |row| row.get::<_, Vec<u8>>(0))
         .optional()?;
@@ -411,6 +429,22 @@ mod tests {
         store.done_all(&[("a", "k"), ("a", "l")]).unwrap();
         let done = Begun::Done { ids: ids.to_vec() };
         assert_eq!(store.begin_all(&all, 0).unwrap(), [done.clone(), done.clone(), Begun::Differs, done]);
+    }
+
+    #[test]
+    fn who_looks_up_begins_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = open(&folder);
+        let (ids, other) = ([Uuid::now_v7()], [Uuid::now_v7()]);
+        let look = |store: &Store, body, now| store.look_up(&[request("a", "k", body, &other)], now).unwrap().remove(0);
+        assert_eq!(look(&store, 1, 0), Begun::New);
+        assert_eq!(store.begin(request("a", "k", 1, &ids), 0).unwrap(), Begun::New);
+        assert_eq!((look(&store, 1, 0), look(&store, 2, 0)), (Begun::UnderWay, Begun::Differs));
+        store.unsure("a", "k");
+        assert_eq!(look(&store, 1, 0), Begun::Again { ids: ids.to_vec() });
+        store.done("a", "k").unwrap();
+        assert_eq!((look(&store, 1, 1), look(&store, 2, 1)), (Begun::Done { ids: ids.to_vec() }, Begun::Differs));
+        assert_eq!(look(&store, 1, 24 * HOUR), Begun::New);
     }
 
     #[test]

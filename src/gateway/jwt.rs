@@ -5,7 +5,7 @@
 //! pitfalls in RFC 8725 is kept to. Signatures are checked by ring, which TLS needs anyway. What is around them is little and stands
 //! here: the crate jsonwebtoken passes over `crit`, takes tokens of any size, and brings a second set of algorithms.
 
-use std::{fmt, fs, path::Path, str::FromStr, time::Duration};
+use std::{fmt, fs, ops::RangeInclusive, path::Path, str::FromStr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use ring::{
@@ -92,8 +92,10 @@ pub enum BadKey {
     NotPublic,
     #[error("it is a public key for another algorithm than {0}")]
     Another(&'static str),
-    #[error("the RSA key must have 2048 bits or more")]
-    Small,
+    #[error("the RSA key must have 2048 to 8192 bits")]
+    Bits,
+    #[error("its point must not be compressed: `openssl ec -pubin -in key.pem -conv_form uncompressed` makes it whole")]
+    Compressed,
 }
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
@@ -101,8 +103,13 @@ const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const ED: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
-/// The shortest public key of RSA with 2048 bits, in bytes of DER.
-const RSA_BYTES: usize = 268;
+/// From the shortest public key of RSA with 2048 bits to the longest with 8192, in bytes of DER.
+const RSA_BYTES: RangeInclusive<usize> = 268..=1040;
+
+/// A point of P-256, not compressed: one byte that says so, and its coordinates.
+const P256_BYTES: usize = 65;
+
+const ED_BYTES: usize = 32;
 
 impl Key {
     /// For HS256 the secret itself, without the ends of lines behind it; else a public key in PEM (SubjectPublicKeyInfo).
@@ -164,7 +171,13 @@ fn public(algorithm: Algorithm, content: &[u8]) -> Result<UnparsedPublicKey<Vec<
     let oid = info.algorithm.oid;
     let curve = info.algorithm.parameters_oid().ok();
     let verification: &'static dyn VerificationAlgorithm = match algorithm {
-        Algorithm::Rs256 if oid == RSA && bytes.len() < RSA_BYTES => return Err(BadKey::Small),
+        // What is refused here would else let nobody in, and no word about why
+        Algorithm::Rs256 if oid == RSA && !RSA_BYTES.contains(&bytes.len()) => return Err(BadKey::Bits),
+        Algorithm::Es256 if matches!(bytes.first(), Some(2 | 3)) && curve == Some(P256) => {
+            return Err(BadKey::Compressed);
+        }
+        Algorithm::Es256 if curve == Some(P256) && bytes.len() != P256_BYTES => return Err(BadKey::NotPublic),
+        Algorithm::EdDsa if oid == ED && bytes.len() != ED_BYTES => return Err(BadKey::NotPublic),
         Algorithm::Rs256 if oid == RSA => &RSA_PKCS1_2048_8192_SHA256,
         Algorithm::Es256 if oid == EC && curve == Some(P256) => &ECDSA_P256_SHA256_FIXED,
         Algorithm::EdDsa if oid == ED => &ED25519,

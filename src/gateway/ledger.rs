@@ -51,6 +51,7 @@ pub enum Outcome {
 }
 
 enum Call {
+    LookUp(Begin),
     Begin(Begin),
     End(End),
 }
@@ -93,8 +94,22 @@ impl Ledger {
 
     /// Notes that a caller begins with `entries`, and gives for each what is known of it.
     pub async fn begin(&self, caller: &Arc<str>, entries: Vec<Entry>) -> Result<Result<Vec<Begun>>, Busy> {
+        self.ask(caller, entries, Call::Begin).await
+    }
+
+    /// The same, and nothing begins.
+    pub async fn look_up(&self, caller: &Arc<str>, entries: Vec<Entry>) -> Result<Result<Vec<Begun>>, Busy> {
+        self.ask(caller, entries, Call::LookUp).await
+    }
+
+    async fn ask(
+        &self,
+        caller: &Arc<str>,
+        entries: Vec<Entry>,
+        call: fn(Begin) -> Call,
+    ) -> Result<Result<Vec<Begun>>, Busy> {
         let (answer, answered) = oneshot::channel();
-        self.call(Call::Begin(Begin { caller: Arc::clone(caller), entries, answer }))?;
+        self.call(call(Begin { caller: Arc::clone(caller), entries, answer }))?;
         Ok(answered.await.unwrap_or_else(|_| Err(anyhow!("the thread of the ledger has ended"))))
     }
 
@@ -148,9 +163,10 @@ impl Work {
     }
 
     fn answer(&mut self, calls: Vec<Call>) {
-        let (mut begins, mut ends) = (Vec::new(), Vec::new());
+        let (mut begins, mut ends, mut looks) = (Vec::new(), Vec::new(), Vec::new());
         for call in calls {
             match call {
+                Call::LookUp(look) => looks.push(look),
                 Call::Begin(begin) => begins.push(begin),
                 Call::End(end) => ends.push(end),
             }
@@ -160,31 +176,11 @@ impl Work {
             self.end_all(&ends);
             ends.into_iter().for_each(|end| _ = end.answer.send(()));
         }
-        if !begins.is_empty() {
-            self.begin_all(begins);
+        if !looks.is_empty() {
+            answer_all(looks, |requests| self.store.look_up(requests, now_ms()));
         }
-    }
-
-    fn begin_all(&mut self, begins: Vec<Begin>) {
-        let requests: Vec<_> = begins
-            .iter()
-            .flat_map(|begin| begin.entries.iter().map(|entry| (&begin.caller, entry)))
-            .map(|(caller, Entry { key, fingerprint, ids })| Request { caller, key, fingerprint: *fingerprint, ids })
-            .collect();
-        let begun = self.store.begin_all(&requests, now_ms());
-        match begun {
-            Ok(mut begun) => {
-                for Begin { entries, answer, .. } in begins {
-                    let rest = begun.split_off(entries.len().min(begun.len()));
-                    let _ = answer.send(Ok(mem::replace(&mut begun, rest)));
-                }
-            }
-            Err(error) => {
-                error!("{error:#}");
-                for Begin { answer, .. } in begins {
-                    let _ = answer.send(Err(anyhow!("{error:#}")));
-                }
-            }
+        if !begins.is_empty() {
+            answer_all(begins, |requests| self.store.begin_all(requests, now_ms()));
         }
     }
 
@@ -217,6 +213,29 @@ impl Work {
                 && let Err(error) = self.store.add(guest.name(), day, count)
             {
                 error!("the quota of {}: {error:#}", guest.name());
+            }
+        }
+    }
+}
+
+/// Answers those who ask with what `ask` gives for all of their entries.
+fn answer_all(begins: Vec<Begin>, ask: impl FnOnce(&[Request<'_>]) -> Result<Vec<Begun>>) {
+    let requests: Vec<_> = begins
+        .iter()
+        .flat_map(|begin| begin.entries.iter().map(|entry| (&begin.caller, entry)))
+        .map(|(caller, Entry { key, fingerprint, ids })| Request { caller, key, fingerprint: *fingerprint, ids })
+        .collect();
+    match ask(&requests) {
+        Ok(mut begun) => {
+            for Begin { entries, answer, .. } in begins {
+                let rest = begun.split_off(entries.len().min(begun.len()));
+                let _ = answer.send(Ok(mem::replace(&mut begun, rest)));
+            }
+        }
+        Err(error) => {
+            error!("{error:#}");
+            for Begin { answer, .. } in begins {
+                let _ = answer.send(Err(anyhow!("{error:#}")));
             }
         }
     }

@@ -115,6 +115,12 @@ impl Options {
                 return Err(config.error(&format!("gateway.{key}"), "is 0s, must be longer"));
             }
         }
+        if options.waiting_bytes < options.body_bytes {
+            let (waiting, body) = (options.waiting_bytes, options.body_bytes);
+            let message =
+                format!("is {waiting}, must be gateway.body_bytes, {body}, or more: else such a body never fits");
+            return Err(config.error("gateway.waiting_bytes", message));
+        }
         if options.store.as_os_str().is_empty() {
             return Err(config.error("gateway.store", "is \"\", must not be empty"));
         }
@@ -237,6 +243,10 @@ impl CallerOptions {
         }
         let keys = self.key_hashes.iter().map(|hash| hash.parse()).collect::<Result<Vec<_>, _>>();
         let keys = keys.map_err(|error| Wrong("key_hashes", format!("{error}")))?;
+        if let Some(other) = others.iter().find(|other| other.keys.iter().any(|key| keys.contains(key))) {
+            let what = format!("has the key of {} as well: make each caller a key of its own", other.caller.name);
+            return wrong("key_hashes", &what);
+        }
         let topics = self.topics.as_ref();
         let topics =
             topics.map_or(Topics::All, |topics| Topics::Only(topics.iter().map(ToString::to_string).collect()));

@@ -24,6 +24,7 @@ use axum::{
 };
 use hyper::{body::Incoming, service::Service};
 use hyper_util::service::TowerToHyperService;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use smallvec::smallvec;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -47,7 +48,7 @@ use crate::{
     bus::{Bus, Topic},
     config::Config,
     http::{
-        self, Limits, Part, Site,
+        self, Limits, Part, Rest, Site,
         exposition::Exposition,
         journeys::Journeys,
         problem::{self, Problem},
@@ -218,6 +219,7 @@ impl Service<hyper::Request<Incoming>> for Front {
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let name = request.uri().path().strip_prefix(topics::PATH);
         let is_event = request.method() == Method::POST && name.is_some_and(|name| !name.contains(['/', '%']));
+        let request = Rest::of(request);
         if self.plain && is_event {
             let app = Arc::clone(&self.app);
             return Box::pin(async move { Ok(topics::post(app, request.map(Body::new)).await) });
@@ -266,7 +268,7 @@ async fn journey(State(app): State<Arc<App>>, request: Request) -> Response {
 async fn find_journey(app: &App, request: Parts) -> Result<Response, Problem> {
     app.caller(&request.headers)?;
     let id = request.uri.path().strip_prefix("/journeys/").unwrap_or_default();
-    let id = Uuid::try_parse(id)
+    let id = Uuid::try_parse(&percent_decode_str(id).decode_utf8_lossy())
         .map_err(|_| Problem::bad_request("a journey is asked for by the id of its message, a UUID"))?;
     let found = app.journeys.find(Wanted::Id(id.to_string()), 1).await?;
     let journey = found.journeys.first().map(|journey| shown(&journey.json()));

@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts},
     response::Response,
 };
+use percent_encoding::percent_decode_str;
 use smallvec::smallvec;
 use tokio::task::spawn_blocking;
 
@@ -15,7 +16,7 @@ use super::{
     accept::{accepted_all, accepted_one, full, key_of},
     budget::Hold,
     caller::Caller,
-    cloud_events::{self, Kind, Wrong},
+    cloud_events::{self, Kind, Wrong, essence, is_utf8},
     event::{EVENT_BYTES, Event},
     publish::Events,
     server::App,
@@ -51,7 +52,8 @@ pub async fn post(app: Arc<App>, request: Request) -> Response {
 
 async fn publish(app: &Arc<App>, parts: Parts, body: Body) -> Result<Response, Problem> {
     let caller = app.caller(&parts.headers)?;
-    let topic = topic(app, caller, parts.uri.path().strip_prefix(PATH).unwrap_or_default())?;
+    let name = parts.uri.path().strip_prefix(PATH).unwrap_or_default();
+    let topic = topic(app, caller, &percent_decode_str(name).decode_utf8_lossy())?;
     let media = media(&parts.headers)?;
     let key = record_key(parts.uri.query())?;
     let (body, hold) = app.body(&parts.headers, body).await?;
@@ -84,17 +86,23 @@ fn media(headers: &HeaderMap) -> Result<Media, Problem> {
         Kind::None => {}
         kind => return Ok(Media::CloudEvents(kind)),
     }
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Media::Json) };
-    let essence = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let Some(value) = values.next() else { return Ok(Media::Json) };
+    let refused = |detail: &str| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    // Of two, one reader believes the first and another one the second
+    if values.next().is_some() {
+        return refused("Content-Type must be there once");
+    }
+    let value = value.to_str().unwrap_or("?");
+    if !is_utf8(value) {
+        return refused("the body must be in UTF-8, and Content-Type names another charset");
+    }
+    match essence(value).as_str() {
         // What curl says where nobody has told it what it sends
         "" | "application/json" | "application/x-www-form-urlencoded" => Ok(Media::Json),
         "application/x-ndjson" | "application/ndjson" => Ok(Media::Lines),
         json if json.ends_with("+json") => Ok(Media::Json),
-        _ => {
-            let detail = "Content-Type must be application/json, application/x-ndjson or application/cloudevents+json";
-            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
-        }
+        _ => refused("Content-Type must be application/json, application/x-ndjson or application/cloudevents+json"),
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) mod journeys;
 pub(crate) mod metrics;
 pub(crate) mod problem;
 mod process;
+mod rest;
 mod server;
 
 use std::{fmt::Write, sync::Arc};
@@ -43,6 +44,7 @@ use axum::{
 };
 
 pub use process::{Part, Process, Stops};
+pub(crate) use rest::Rest;
 pub use server::Server;
 pub(crate) use server::{Limits, Site};
 

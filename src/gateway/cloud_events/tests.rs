@@ -180,6 +180,9 @@ fn what_is_no_event_is_refused_with_the_reason() {
         let wrong = of(&pairs, "{}").unwrap_err();
         assert_eq!((wrong.status().as_u16(), wrong.to_string().as_str()), (status, reason));
     }
+    let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(Limits::default().message_bytes));
+    let wrong = of(&BINARY, &long).unwrap_err();
+    assert_eq!(wrong.status(), 413, "as of any other event");
     let wrong = of(&BINARY, "[1]").unwrap_err();
     assert_eq!(wrong.to_string(), "the data must be a JSON object: it is not a JSON object");
 }
@@ -194,6 +197,8 @@ fn what_is_no_event_in_json_is_refused_with_the_reason() {
         (r#","extra":{"a":1}"#, 400, "\"extra\" must be text, true, false or a whole number of 32 bits"),
         (r#","extra":1.5"#, 400, "\"extra\" must be text, true, false or a whole number of 32 bits"),
         (r#","extra":2147483648"#, 400, "\"extra\" must be text, true, false or a whole number of 32 bits"),
+        (r#","subject":7"#, 400, "subject must be text"),
+        (r#","time":true"#, 400, "time must be text"),
         (r#","Extra":1"#, 400, "\"Extra\" is no name of an attribute: a-z 0-9 are, 64 at most"),
         (
             r#","datacontenttype":"text/plain","data":"text""#,

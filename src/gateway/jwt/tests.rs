@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
@@ -303,6 +304,13 @@ fn exp_iss_and_aud_have_to_be_there_and_right() {
     assert_eq!(verify_claims(&claims(json!({"sub": null}))), Ok(String::new()));
 }
 
+/// A public key in PEM, of its DER.
+fn pem(der: &[u8]) -> String {
+    let lines = BASE64_STANDARD.encode(der);
+    let lines: Vec<_> = lines.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+}
+
 #[test]
 fn a_key_has_to_fit_its_algorithm() {
     let recorded = recorded();
@@ -318,9 +326,21 @@ fn a_key_has_to_fit_its_algorithm() {
             assert_eq!(parse(algorithm, &good.key), expected, "{name}");
         }
     }
-    assert_eq!(parse(Algorithm::Rs256, &recorded.keys["rsa_1024"]), Err(BadKey::Small));
+    assert_eq!(parse(Algorithm::Rs256, &recorded.keys["rsa_1024"]), Err(BadKey::Bits));
     assert_eq!(parse(Algorithm::Rs256, &recorded.keys["pkcs1"]), Err(BadKey::NotPublic));
     assert_eq!(parse(Algorithm::Es256, &recorded.keys["p384"]), Err(BadKey::Another("ES256")));
+    // Which ring takes for no key, so that nobody would be let in
+    let whole = Document::from_pem(recorded.good["ES256"].key.trim()).unwrap().1;
+    let (start, point) = whole.as_bytes().split_at(whole.as_bytes().len() - 65);
+    let compressed =
+        [&[start[0], start[1] - 32][..], &start[2..start.len() - 2], &[34, 0, 2 | point[64] & 1], &point[1..33]];
+    assert_eq!(parse(Algorithm::Es256, &pem(&compressed.concat())), Err(BadKey::Compressed));
+    let short = [&[start[0], start[1] - 1][..], &start[2..start.len() - 2], &[65, 0], &point[..64]];
+    assert_eq!(parse(Algorithm::Es256, &pem(&short.concat())), Err(BadKey::NotPublic));
+    let ed = Document::from_pem(recorded.good["EdDSA"].key.trim()).unwrap().1;
+    let (start, point) = ed.as_bytes().split_at(ed.as_bytes().len() - 32);
+    let short = [&[start[0], start[1] - 1][..], &start[2..start.len() - 2], &[32, 0], &point[..31]];
+    assert_eq!(parse(Algorithm::EdDsa, &pem(&short.concat())), Err(BadKey::NotPublic));
     for text in ["", "garbage", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", SECRET] {
         assert_eq!(parse(Algorithm::Rs256, text), Err(BadKey::NotPublic), "{text}");
     }

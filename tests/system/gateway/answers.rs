@@ -107,6 +107,10 @@ fn what_is_wrong_is_refused_and_nothing_of_it_is_published() {
         (415, source, "{}", &[("Content-Type", "text/plain")], "Content-Type must be application/json"),
         (415, source, "a=1", &[("Content-Type", "text/csv")], "Content-Type must be"),
         (400, source, "a=1", &[("Content-Type", "application/x-www-form-urlencoded")], "the body is not JSON"),
+        (415, source, "{}", &[("Content-Type", "application/json; charset=utf-16")], "names another charset"),
+        (415, source, "{}", &[("Content-Encoding", "gzip")], "the body is compressed"),
+        (404, "/topics/%4Aournal", "{}", &[], "there is no such topic here"),
+        (404, "/topics/Source%2F", "{}", &[], "there is no such topic here"),
         (404, "/topics/Journal", "{}", &[], "there is no such topic here"),
         (404, "/topics/", "{}", &[], "there is no such topic here"),
         (404, "/topics/Source/more", "{}", &[], "there is nothing at"),
@@ -120,6 +124,9 @@ fn what_is_wrong_is_refused_and_nothing_of_it_is_published() {
     }
     let by_curl = served.post(source, "{}", &[("Content-Type", "application/x-www-form-urlencoded")]);
     assert_eq!(by_curl.status, 202, "what `curl -d` sends");
+    let mut twice = post(source, "{\"a\":1}", &[]);
+    twice.headers.push(("Content-Type", "application/x-ndjson".to_owned()));
+    assert!(problem(&served.client.ask(twice), 415).contains("must be there once"));
     let wrong = served.post(source, "{\"a\":1}\n\n{\"a\":2", &[("Content-Type", "application/x-ndjson")]);
     assert_eq!(wrong.json()["line"], 3);
     let get = served.client.get(source);
@@ -139,6 +146,56 @@ fn what_is_wrong_is_refused_and_nothing_of_it_is_published() {
     assert!(problem(&read(stream), 408).contains("did not arrive within 300ms"));
     served.end();
     assert_eq!(fleet.values("Source"), ["{}"], "what curl sent, and nothing else");
+}
+
+/// As most clients do: a connection that breaks while they write would not tell them why.
+#[test]
+fn who_sends_all_before_reading_is_told_what_is_wrong() {
+    let mut fleet = fleet(Engine::Sqlite).expect("SQLite is always there");
+    fleet.set("GATEWAY__BODY_BYTES", "1000");
+    let served = Served::start(&fleet);
+    // More than what lies between the two, whatever the system keeps there
+    let (block, blocks) = (vec![b'x'; 1 << 20], 32);
+    for (path, length, status) in [
+        ("/topics/Source", format!("Content-Length: {}", blocks << 20), 413),
+        ("/topics/Source", "Transfer-Encoding: chunked".to_owned(), 413),
+        ("/topics/Nowhere", format!("Content-Length: {}", blocks << 20), 404),
+        ("/nothing", format!("Content-Length: {}", blocks << 20), 404),
+    ] {
+        let mut stream = served.client.connect();
+        write!(stream, "POST {path} HTTP/1.1\r\nHost: x\r\n{length}\r\nConnection: close\r\n\r\n").expect("send");
+        let chunked = length.starts_with("Transfer");
+        for _ in 0..blocks {
+            if chunked {
+                write!(stream, "{:x}\r\n", block.len()).expect("send");
+            }
+            stream.write_all(&block).unwrap_or_else(|error| panic!("{path}, {length}: {error}"));
+            if chunked {
+                write!(stream, "\r\n").expect("send");
+            }
+        }
+        if chunked {
+            write!(stream, "0\r\n\r\n").expect("send");
+        }
+        problem(&read(stream), status);
+    }
+    // Who asks before it sends is told at once, and has nothing thrown away
+    let mut stream = served.client.connect();
+    write!(stream, "POST /topics/Nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+        .expect("send");
+    problem(&read(stream), 404);
+    served.end();
+}
+
+#[test]
+fn a_name_in_a_path_may_be_percent_encoded() {
+    let fleet = fleet(Engine::Sqlite).expect("SQLite is always there");
+    let served = Served::start(&fleet);
+    let sent = id(&served.post("/topics/%53our%63e", "{\"n\":1}", &[]));
+    let journey = served.client.get(&format!("/journeys/{}", sent.replace('-', "%2D")));
+    assert!(problem(&journey, 404).contains("the journal has nothing of a message"));
+    served.end();
+    assert_eq!(fleet.values("Source"), ["{\"n\":1}"]);
 }
 
 #[test]

@@ -103,6 +103,39 @@ fn who_sends_too_much_has_to_wait_and_a_quota_outlives_a_restart() {
     assert_eq!(fleet.values("Source").len(), 7);
 }
 
+/// Else who got no answer to the last event of a day could not find out before the next one.
+#[test]
+fn a_repeat_is_answered_whatever_its_caller_has_used_up() {
+    let fleet = fleet(Engine::Sqlite).expect("SQLite is always there");
+    let ((fast, fast_hash), (much, much_hash)) = (key(&fleet), key(&fleet));
+    let served = serve(
+        &fleet,
+        &format!(
+            "[[gateway.caller]]\nname = \"fast\"\nrate = 1\nkey_hashes = [\"{fast_hash}\"]\n\
+             [[gateway.caller]]\nname = \"much\"\nquota = 2\nkey_hashes = [\"{much_hash}\"]\n"
+        ),
+    );
+    let keyed = |credential: &str, key: &str, body: &str| {
+        let bearer = format!("Bearer {credential}");
+        served.post("/topics/Source", body, &[("Authorization", &bearer), ("Idempotency-Key", key)])
+    };
+    let event = |credential: &str, event: &str| {
+        let bearer = format!("Bearer {credential}");
+        let about = [("ce-specversion", "1.0"), ("ce-source", "/s"), ("ce-type", "t"), ("ce-id", event)];
+        served.post("/topics/Source", "{}", &[&about[..], &[("Authorization", bearer.as_str())]].concat())
+    };
+    let first = id(&keyed(&much, "1", "{}"));
+    let second = id(&event(&much, "2"));
+    assert!(keyed(&much, "3", "{}").problem(429).contains("quota"));
+    assert_eq!((id(&keyed(&much, "1", "{}")), id(&event(&much, "2"))), (first, second));
+    keyed(&much, "1", "{\"n\":1}").problem(429);
+    event(&much, "3").problem(429);
+    let known = id(&keyed(&fast, "1", "{}"));
+    (0..100).find(|n| keyed(&fast, &format!("new {n}"), "{}").status == 429).expect("the rate");
+    assert_eq!(id(&keyed(&fast, "1", "{}")), known);
+    served.end();
+}
+
 const SECRET: &str = "a secret of this test, 32 bytes or more of it";
 
 /// A token of `header` and `claims`, signed with `secret` by HMAC with SHA-256.
