@@ -93,17 +93,23 @@ impl std::error::Error for Failed<'_> {}
 impl Filter {
     /// Takes a condition in CEL; at most 4096 bytes.
     pub fn cel(text: &str) -> Result<Self, NotAFilter> {
-        Self::new(text, |text| Ok(Test::Cel(Box::new(Condition::new(text)?))))
+        match text.trim_ascii() {
+            "" => Ok(Self::always(text)),
+            _ => Ok(Self { text: text.to_owned(), test: Test::Cel(Box::new(Condition::new(text)?)) }),
+        }
     }
 
-    /// Takes an expression in the part of Python that `src/filter/python.rs` gives the grammar of; at most 4096 bytes.
+    /// Takes an expression in the part of Python that `src/filter/python.rs` gives the grammar of; at most 4096 bytes. White space
+    /// alone is none: switch, which takes nothing for everything, gave that to Python, which refuses it.
     pub fn python(text: &str) -> Result<Self, NotAFilter> {
-        Self::new(text, |text| Ok(Test::Python(python::Expression::new(text)?)))
+        match text {
+            "" => Ok(Self::always(text)),
+            _ => Ok(Self { text: text.to_owned(), test: Test::Python(python::Expression::new(text)?) }),
+        }
     }
 
-    fn new(text: &str, compile: impl FnOnce(&str) -> Result<Test, Wrong>) -> Result<Self, NotAFilter> {
-        let test = if text.trim_ascii().is_empty() { Test::Always } else { compile(text)? };
-        Ok(Self { text: text.to_owned(), test })
+    fn always(text: &str) -> Self {
+        Self { text: text.to_owned(), test: Test::Always }
     }
 
     /// The filter as it was written.

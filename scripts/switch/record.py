@@ -422,6 +422,17 @@ for status in (301, 302, 307, 308):
 
 case("answer 410, then 200", {"body": {"a": 1}}, answers=[410], instead={"times": 1}, because="whoever is gone is called no more")
 
+# Numbers as nobody's encoder but a publisher's own spells them, and text at its edges
+SPELT = '"a":2.50,"b":1E3,"c":1e16,"d":0.00001,"e":-0,"f":-0.0,"g":-12.5E-1,"h":123456789012345678901234567890'
+case("query of numbers as they are spelt", '{"query_params":{%s}}' % SPELT)
+case("path: numbers as they are spelt", '{"path_params":{%s}}' % SPELT, url="/:a/:b/:c/:d/:e/:f/:g/:h",
+     instead={"target": "/2.5/1000.0/1e%2B16/1e-05/0/-0.0/-1.25/123456789012345678901234567890"}, because=NUMBERS)
+case("headers of numbers as they are spelt", '{"headers":{"X-A":2.50,"X-B":1E3}}', instead={"headers": {"x-a": "2.5", "x-b": "1000.0"}}, because=NUMBERS)
+case("query as text with a line feed", {"query_params": "a=1\n2\t3"})
+case("a header that begins with a space", {"headers": {"X-A": " 1"}}, instead={"headers": {"x-a": "1"}},
+     because="white space before a value is no part of it (RFC 9110, 5.5)")
+case("a filter of white space", {"body": {"a": 1}}, filter=" \n", topic="white-space")
+
 
 def main():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Sink)

@@ -12,7 +12,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::{
     Method,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
@@ -180,15 +180,38 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
-/// The text of a value that is text, or a number as it is written.
+/// The text of a value that is text, or a number.
 fn text<'a>(field: &str, name: &str, value: &'a RawValue) -> Result<Cow<'a, str>, Unsendable> {
     let written = value.get();
     let text = match written.as_bytes().first() {
         Some(b'"') => serde_json::from_str::<String>(written).ok().map(Cow::Owned),
-        Some(b'-' | b'0'..=b'9') => Some(Cow::Borrowed(written)),
+        Some(b'-' | b'0'..=b'9') => Some(number(written)),
         _ => None,
     };
     text.ok_or_else(|| Unsendable::Value(format!("{field}.{name:?}")))
+}
+
+/// A number as Python's `str` has it, which reads it first: a whole one as it is written, `2.50` as 2.5 and `1E16` as 1e+16.
+fn number(written: &str) -> Cow<'_, str> {
+    if written == "-0" {
+        return Cow::Borrowed("0");
+    }
+    let value = if written.contains(['.', 'e', 'E']) { written.parse::<f64>().ok() } else { None };
+    let Some(value) = value else { return Cow::Borrowed(written) };
+    // Both write the fewest digits that mean the number, and use an exponent for the same ones
+    let shortest = format!("{value:?}");
+    let digits = shortest.split('e').next().unwrap_or_default();
+    let places = digits.split_once('.').map_or(0, |(_, behind)| behind.len());
+    let even = if shortest.contains('e') { format!("{value:.places$e}") } else { format!("{value:.places$}") };
+    // Where two are as short and as near, Python takes the even one
+    let text = if even.parse() == Ok(value) { even } else { shortest };
+    Cow::Owned(match text.split_once('e') {
+        None => text,
+        Some((digits, exponent)) => match exponent.strip_prefix('-') {
+            Some(exponent) => format!("{digits}e-{exponent:0>2}"),
+            None => format!("{digits}e+{exponent:0>2}"),
+        },
+    })
 }
 
 /// All but what RFC 3986 calls unreserved.
@@ -242,18 +265,26 @@ fn fill(segment: &str, values: &[(&str, String)]) -> String {
 fn stripped<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = text;
     for byte in name.bytes() {
-        let first = *rest.as_bytes().first()?;
-        let (read, width) = match (first, rest.get(1..3)) {
-            (b'%', Some(digits)) => match u8::from_str_radix(digits, 16) {
-                Ok(read) => (read, 3),
-                Err(_) => (first, 1),
-            },
-            _ => (first, 1),
-        };
-        rest = rest.get(width..).filter(|_| read == byte)?;
+        let (first, behind) = unescaped(rest)?;
+        rest = behind;
+        if first != byte {
+            return None;
+        }
     }
-    let longer = rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_' || next == '%');
-    (!name.is_empty() && !longer).then_some(rest)
+    // Letters beyond ASCII are several bytes, none of them ASCII
+    let longer = |(next, _): (u8, _)| next.is_ascii_alphanumeric() || next == b'_' || !next.is_ascii();
+    (!name.is_empty() && !unescaped(rest).is_some_and(longer)).then_some(rest)
+}
+
+/// The first byte that `text`, a part of a path, stands for, and what is behind it.
+fn unescaped(text: &str) -> Option<(u8, &str)> {
+    let first = *text.as_bytes().first()?;
+    let digits = text.get(1..3).filter(|digits| first == b'%' && digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+        Some(byte) => Some((byte, &text[3..])),
+        // A path that has been read is ASCII
+        None => Some((first, text.get(1..)?)),
+    }
 }
 
 /// As Python's requests has it: text is the query itself; else they are an object or a list of pairs.
@@ -263,8 +294,10 @@ fn add_query(url: &mut Url, params: Option<&RawValue>) -> Result<(), Unsendable>
     let pairs: Vec<(Cow<str>, &RawValue)> = match params.get().as_bytes().first() {
         Some(b'"') => {
             let text: String = serde_json::from_str(params.get()).map_err(|_| shape())?;
+            // Else the ends of lines would be passed over when the query is set
+            let text = utf8_percent_encode(&text, CONTROLS);
             let before = url.query().filter(|before| !before.is_empty());
-            let query = before.map_or_else(|| text.clone(), |before| format!("{before}&{text}"));
+            let query = before.map_or_else(|| text.to_string(), |before| format!("{before}&{text}"));
             url.set_query(Some(&query));
             return Ok(());
         }
@@ -336,8 +369,8 @@ fn headers(pairs: &Pairs) -> Result<HeaderMap, Unsendable> {
         let text = text("headers", name, value)?;
         let bad = || Unsendable::Header(name.to_string());
         let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
-        // What is not ASCII goes as UTF-8
-        let value = HeaderValue::from_bytes(text.as_bytes()).map_err(|_| bad())?;
+        // White space about it is no part of it; what is not ASCII goes as UTF-8
+        let value = HeaderValue::from_bytes(text.trim_matches([' ', '\t']).as_bytes()).map_err(|_| bad())?;
         if header == "connection" {
             hop.extend(text.split(',').map(|named| named.trim().to_ascii_lowercase()));
         }

@@ -150,7 +150,16 @@ impl Lexer<'_> {
 
     fn number(&mut self) -> Result<Value, Wrong> {
         let start = self.at;
-        let value = self.radix().or_else(|| self.decimal());
+        let radix = match self.rest().get(..2) {
+            Some("0x" | "0X") => Some(16),
+            Some("0o" | "0O") => Some(8),
+            Some("0b" | "0B") => Some(2),
+            _ => None,
+        };
+        let value = match radix {
+            Some(radix) => self.whole(radix),
+            None => self.decimal(),
+        };
         // Python takes `1or 2` for now, and warns
         let behind = self.peek().filter(|c| c.is_alphanumeric() || *c == '_');
         match (value, behind) {
@@ -162,14 +171,8 @@ impl Lexer<'_> {
         }
     }
 
-    /// A whole number in hexadecimal, octal or binary digits.
-    fn radix(&mut self) -> Option<Value> {
-        let radix = match self.rest().get(..2)? {
-            "0x" | "0X" => 16,
-            "0o" | "0O" => 8,
-            "0b" | "0B" => 2,
-            _ => return None,
-        };
+    /// A whole number in hexadecimal, octal or binary digits, behind the two characters that say in which.
+    fn whole(&mut self, radix: u32) -> Option<Value> {
         let start = self.at + 2;
         self.at = start;
         self.rest().starts_with('_').then(|| self.at += 1);

@@ -99,6 +99,8 @@ fn names_in_the_path_are_whole_ones() {
         ("/:user-id/:user", json!({"user": "u", "user-id": 5}), "/5/u"),
         ("/:größe/:gr", json!({"größe": 3, "gr": 1}), "/3/1"),
         ("/::id/:", json!({"id": 7}), "/:7/:"),
+        ("/:id b/:id%2Fb", json!({"id": 7}), "/7%20b/7%2Fb"),
+        ("/:idé/:i%64x/:%69d/:id%/:id%zz", json!({"id": 7}), "/:id%C3%A9/:i%64x/7/7%/7%zz"),
         ("/:id", json!({"": "x"}), "/:id"),
         // What is put in is not looked through again
         ("/:a/:b", json!({"a": ":b", "b": 2}), "/%3Ab/2"),
@@ -158,16 +160,57 @@ fn the_query_is_as_pythons_requests_would_have_it() {
         ("/", json!({"a": {"x": 1, "y": [2]}, "b": {}}), "/?a=x&a=y"),
         ("/?v=1", json!([["a", 1], ["b", "x y"], ["a", [2, 3]]]), "/?v=1&a=1&b=x+y&a=2&a=3"),
         ("/", json!("a=1&b=x%20y"), "/?a=1&b=x%20y"),
+        ("/", json!("a=1\n2\t3\r\n"), "/?a=1%0A2%093%0D%0A"),
         ("/?v=1#top", json!("a=ä b#c"), "/?v=1&a=%C3%A4%20b%23c"),
     ];
     for (path, params, expected) in cases {
         let filled = url(&format!("https://example.com{path}"), "query_params", params);
         assert_eq!(filled, format!("https://example.com{expected}"));
     }
-    // Numbers as they are written, members in their order, the later of two values in the place of the first
+    // Members in their order, the later of two values in the place of the first
     let message = r#"{"query_params": {"z": 2.50, "a": 12345678901234567890, "z": 1E2}}"#;
     let request = made("https://example.com/", message).ok().unwrap();
-    assert_eq!(request.url.as_str(), "https://example.com/?z=1E2&a=12345678901234567890");
+    assert_eq!(request.url.as_str(), "https://example.com/?z=100.0&a=12345678901234567890");
+}
+
+/// What Python 3 prints for `str(json.loads(written))`.
+#[test]
+fn numbers_are_the_text_that_python_makes_of_them() {
+    for (written, expected) in [
+        ("7", "7"),
+        ("-0", "0"),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
+        ("2.50", "2.5"),
+        ("1.0", "1.0"),
+        ("-0.0", "-0.0"),
+        ("1E2", "100.0"),
+        ("-15e-1", "-1.5"),
+        ("1e15", "1000000000000000.0"),
+        ("9999999999999998.0", "9999999999999998.0"),
+        ("1e16", "1e+16"),
+        ("-1.25E+22", "-1.25e+22"),
+        ("1.7976931348623157e308", "1.7976931348623157e+308"),
+        ("0.0001", "0.0001"),
+        ("0.00001", "1e-05"),
+        ("5e-324", "5e-324"),
+        ("1e400", "inf"),
+        ("9007199254740993.0", "9007199254740992.0"),
+        // As near to the number is 86141752645518.63, and 728234061877927.3
+        ("86141752645518.63", "86141752645518.62"),
+        ("728234061877927.25", "728234061877927.2"),
+    ] {
+        let message = format!(
+            r#"{{"query_params":{{"n":{written}}},"path_params":{{"n":{written}}},"headers":{{"x-n":{written}}}}}"#
+        );
+        let request = made("https://example.com/:n", &message).ok().unwrap();
+        let query = request.url.query_pairs().next().unwrap().1.into_owned();
+        let path = percent_decode_str(&request.url.path()[1..]).decode_utf8().unwrap().into_owned();
+        assert_eq!(
+            (&*query, &*path, request.headers["x-n"].to_str().unwrap()),
+            (expected, expected, expected),
+            "{written}"
+        );
+    }
 }
 
 #[test]
@@ -203,6 +246,7 @@ fn headers_of_the_connection_are_left_out() {
 fn headers_are_text_and_the_later_of_two_counts() {
     assert_eq!(header(json!({"X-A": 7}), "x-a"), Some("7".to_owned()));
     assert_eq!(header(json!({"X-A": null}), "x-a"), None);
+    assert_eq!(header(json!({"X-A": " \ta b "}), "x-a"), Some("a b".to_owned()));
     assert_eq!(header(json!({"Content-Type": "text/plain"}), "content-type"), Some("text/plain".to_owned()));
     let request = sent("https://example.com/", json!({"headers": {"X-A": "ä"}}));
     assert_eq!(request.headers["x-a"].as_bytes(), "ä".as_bytes());
