@@ -169,6 +169,9 @@ fn what_is_wrong_is_refused_and_nothing_is_added() {
         (&["--url", "https://a.b/", "--header", "x"], 2, "a name, a colon and a value are expected"),
         (&["--url", "https://a.b/", "--concurrency", "0"], 2, "an integer from 1 to 1000 is expected"),
         (&["--url", "https://a.b/", "--rate", "-1"], 2, "must be a number of requests in a second"),
+        // No clock counts so far: neither a fault nor no limit at all
+        (&["--url", "https://a.b/", "--rate", "1e-11"], 2, "1e-7 or more, or 0 for no limit"),
+        (&["--url", "https://a.b/", "--rate", "1e-30"], 2, "1e-7 or more, or 0 for no limit"),
         (&["--url", "https://a.b/", "--secret-file", "/nowhere"], 1, "--secret-file: cannot read /nowhere"),
     ] {
         let output = add(arguments).assert_code(code);
