@@ -260,3 +260,20 @@ fn whoever_is_added_is_called_without_a_restart() {
     wait_until("nothing to wait", DEADLINE, || (here.listed()[0]["waiting"] == 0).then_some(()));
     drop(deliver);
 }
+
+#[test]
+fn who_is_added_anew_is_called_whatever_became_of_one_of_that_name() {
+    let here = Here::new();
+    let listen = Listen::start(Metrobus::new(), &["--json", "--status", "410,200"]);
+    let url = format!("http://127.0.0.1:{}/", listen.port);
+    let add = || here.subscriber(&["add", "--topic", "Orders", "--name", "shop", "--url", &url]).assert_code(0);
+    add();
+    here.call(&["pusher", "--from", "-", "--rate", "0"]).stdin("{\"n\":1}\n").run().assert_code(0);
+    here.run(&["deliver", "--drain"]).assert_code(0);
+    assert_eq!(here.listed()[0]["disabled"], "410 Gone");
+    here.subscriber(&["rm", "shop"]).assert_code(0);
+    add();
+    assert_eq!(here.listed()[0]["disabled"], Value::Null);
+    here.run(&["deliver", "--drain"]).assert_code(0);
+    assert_eq!((listen.lines(2)[1]["status"].clone(), here.listed()[0]["waiting"].clone()), (json!(200), json!(0)));
+}
