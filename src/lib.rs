@@ -69,6 +69,7 @@ pub mod cli;
 pub mod config;
 pub mod dead_letter;
 pub mod deliver;
+pub mod descriptors;
 pub mod drain;
 pub mod error;
 pub mod filter;

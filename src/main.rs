@@ -5,6 +5,7 @@ use std::{env, io, process::ExitCode};
 use metrobus::{
     cli::{self, Call},
     config::Config,
+    descriptors,
     error::{Misconfigured, Unreachable},
     log,
     roles::{self, Context},
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn run(call: Call) -> anyhow::Result<()> {
+    descriptors::allow_many();
     let config = Config::load(call.global.config.as_deref(), env::vars_os())?;
     let shutdown = Shutdown::on_signals()?;
     let context = Context::new(config, shutdown, call.global.connect_timeout)?;

@@ -93,6 +93,11 @@ pub(super) fn shown(name: &str, value: &Value) -> String {
 pub(super) fn masked(name: &str, value: Value) -> Value {
     let name = name.to_lowercase();
     match value {
+        // What one is called tells nothing of how secret it is
+        Value::Table(headers) if is_headers(&name) => {
+            Value::Table(headers.into_iter().map(|(name, _)| (name, MASK.into())).collect())
+        }
+        _ if is_headers(&name) => MASK.into(),
         Value::String(text) if name == "output" && text.contains("://") => mask_url(&text).into(),
         Value::String(text) if name == "url" || name.ends_with(".url") || name.ends_with("_url") => {
             mask_url(&text).into()
@@ -109,6 +114,10 @@ pub(super) fn masked(name: &str, value: Value) -> Value {
         }
         value => value,
     }
+}
+
+fn is_headers(name: &str) -> bool {
+    name == "headers" || name.ends_with(".headers")
 }
 
 /// `url` with the password masked, and every parameter but those that are known to be harmless.
@@ -190,12 +199,12 @@ mod tests {
             let masked = masked(name, Value::from("v"));
             assert_eq!(masked.as_str(), Some(if secret { "***" } else { "v" }), "{name}");
         }
-        let subscriber: toml::Table =
-            toml::from_str("name = 'a'\nsecrets = ['v']\nurl = 'http://a/b?c=v'\nheaders = { Authorization = 'v' }")
-                .unwrap();
+        let of = "name = 'a'\nsecrets = ['v']\nurl = 'http://a/b?c=v'\nheaders = { Authorization = 'v', x-shop = 'v' }";
+        let subscriber: toml::Table = toml::from_str(of).unwrap();
+        // A list where a table is meant holds the same
+        assert_eq!(masked("deliver.subscriber[0].headers", Value::from(vec!["x-shop: v"])).as_str(), Some("***"));
         let shown_list = value_text(&masked("subscriber", Value::Array(vec![subscriber.into()])));
-        let expected =
-            r#"[{ headers = { Authorization = "***" }, name = "a", secrets = "***", url = "http://a/b?c=***" }]"#;
+        let expected = r#"[{ headers = { Authorization = "***", x-shop = "***" }, name = "a", secrets = "***", url = "http://a/b?c=***" }]"#;
         assert_eq!(shown_list, expected);
         assert_eq!(shown("password", &Value::from(5)), "\"***\"");
         assert_eq!(shown("password", &Value::from("")), "\"\"");

@@ -357,9 +357,28 @@ impl Lane {
     }
 }
 
-/// Lets so many go in a second, evenly.
+/// Lets so many go in a second, evenly: as many as [`rate`](super::options::rate) lets through.
 fn limiter(rate: Option<f64>) -> Option<DefaultDirectRateLimiter> {
     let period = Duration::try_from_secs_f64(1.0 / rate?).ok()?;
     let quota = Quota::with_period(period.max(Duration::from_nanos(1)))?;
     Some(RateLimiter::direct(quota.allow_burst(NonZeroU32::MIN)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::options::rate;
+
+    #[test]
+    fn what_is_taken_for_a_rate_is_kept_to() {
+        for requests in [1e-7, 0.5, 1.0, 1e12, f64::MAX] {
+            let limiter = limiter(rate(requests).unwrap()).unwrap();
+            assert!(limiter.check().is_ok(), "{requests}");
+            assert_eq!(limiter.check().is_err(), requests < 1e6, "{requests}");
+        }
+        assert!(limiter(rate(0.0).unwrap()).is_none());
+        for wrong in [1e-8, 1e-30, f64::MIN_POSITIVE, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -126,11 +126,14 @@ impl Options {
     }
 }
 
+/// The lowest rate: about three requests in a year. What is much lower no clock can count.
+const RATE_MIN: f64 = 1e-7;
+
 /// Requests in a second, `None` without a limit.
 pub fn rate(rate: f64) -> Result<Option<f64>, &'static str> {
     match rate {
         0.0 => Ok(None),
-        rate if rate.is_finite() && rate > 0.0 => Ok(Some(rate)),
-        _ => Err("must be a number of requests in a second, more than 0, or 0 for no limit"),
+        rate if rate.is_finite() && rate >= RATE_MIN => Ok(Some(rate)),
+        _ => Err("must be a number of requests in a second, 1e-7 or more, or 0 for no limit"),
     }
 }

@@ -4,7 +4,11 @@ use std::{error::Error as _, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, StatusCode, header::CONTENT_LENGTH, request::Parts},
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONNECTION, CONTENT_LENGTH},
+        request::Parts,
+    },
     response::{IntoResponse, Response},
 };
 use reqwest::{Client, redirect};
@@ -78,11 +82,13 @@ fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn s
     error
 }
 
-/// The headers that are for whoever is at the other end, not of a connection.
+/// The headers that are for whoever is at the other end, not of a connection: neither by their names nor because it says so.
 fn ends_alone(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
-    for name in LEFT_OUT {
-        headers.remove(*name);
+    let listed: Vec<_> = headers.get_all(CONNECTION).iter().filter_map(|listed| listed.to_str().ok()).collect();
+    let listed = listed.join(",");
+    for name in listed.split(',').map(str::trim).chain(LEFT_OUT.iter().copied()) {
+        headers.remove(name);
     }
     headers.remove(CONTENT_LENGTH);
     headers

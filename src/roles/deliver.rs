@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Command, FromArgMatches};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{Context, Kind, Role};
 use crate::{
@@ -144,6 +144,7 @@ impl Deliver<'_> {
     ) -> Result<()> {
         let mut current = watched.current();
         let together = drain.then(Drain::default);
+        let mut stuck = false;
         // All are members before one of them runs
         let mut stops: Vec<_> = current.topics().map(|topic| self.stop(topic, together.as_ref())).collect();
         loop {
@@ -162,12 +163,26 @@ impl Deliver<'_> {
             if self.context.shutdown.pause(LOOK) {
                 return Ok(());
             }
-            self.engine.look()?;
             let new = watched.current();
-            if Arc::ptr_eq(&current, &new) {
+            let changed = !Arc::ptr_eq(&current, &new);
+            let followed = self.engine.look().and_then(|()| match changed {
+                true => self.engine.update(Arc::clone(&new)),
+                false => Ok(()),
+            });
+            // The disk may be full, or another process at work in the store: the requests go on, and the next look tries again
+            if let Err(error) = followed {
+                let why = format!("{error:#}");
+                warn!("{why}; subscribers that change have to wait");
+                self.engine.counts().misses(Some(why));
+                stuck = true;
                 continue;
             }
-            self.engine.update(Arc::clone(&new))?;
+            if std::mem::take(&mut stuck) {
+                self.engine.counts().misses(None);
+            }
+            if !changed {
+                continue;
+            }
             let gone: Vec<_> = reading.keys().filter(|topic| new.of(topic).is_empty()).cloned().collect();
             for stop in gone.iter().filter_map(|topic| reading.remove(topic).flatten()) {
                 self.stops.remove(&stop.name);

@@ -4,7 +4,12 @@
 //! 127.0.0.1), and the address that it spells out is judged then. A name is judged each time it is resolved for a connection, and the
 //! connection goes to the addresses that were judged: a name that leads elsewhere a moment later is of no use.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -13,6 +18,7 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
     redirect,
 };
+use tokio::sync::oneshot;
 use url::{Host, Url};
 
 use super::address::{Allowed, Refused};
@@ -66,10 +72,18 @@ impl Target {
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
 /// Resolves names for reqwest, to addresses that webhooks may go to and no others.
+///
+/// Requests that need one name at the same time share a look-up: each may take a thread for as long as the system's resolver waits
+/// for servers that do not answer, and one name shall not take all that there are.
 pub struct Resolver {
     allowed: Arc<ArcSwap<Allowed>>,
     lookup: Lookup,
+    /// Who waits for the addresses of a name that is being looked up.
+    waiting: Arc<Waiting>,
 }
+
+type Found = Result<Vec<SocketAddr>, Arc<io::Error>>;
+type Waiting = Mutex<HashMap<String, Vec<oneshot::Sender<Found>>>>;
 
 /// All addresses of a name were refused.
 #[derive(Debug, thiserror::Error)]
@@ -91,15 +105,35 @@ impl Resolver {
 
     /// Looks names up by `lookup`.
     pub fn with(allowed: Arc<ArcSwap<Allowed>>, lookup: Lookup) -> Self {
-        Self { allowed, lookup }
+        Self { allowed, lookup, waiting: Arc::default() }
     }
+}
+
+/// The addresses of `host`, by a look-up that has begun already or by one of its own.
+async fn find(lookup: Lookup, waiting: Arc<Waiting>, host: String) -> Found {
+    let (tell, told) = oneshot::channel();
+    let first = {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = waiting.entry(host.clone()).or_default();
+        all.push(tell);
+        all.len() == 1
+    };
+    if first {
+        // A task of its own: whoever has asked for it may have given up before it ends
+        tokio::spawn(async move {
+            let found = lookup(host.clone()).await.map_err(Arc::new);
+            let all = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&host);
+            all.into_iter().flatten().for_each(|tell| _ = tell.send(found.clone()));
+        });
+    }
+    told.await.unwrap_or_else(|_| Err(Arc::new(io::Error::other("the look-up was cut off"))))
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let host = name.as_str().to_owned();
         let allowed = Arc::clone(&self.allowed);
-        let found = (self.lookup)(host.clone());
+        let found = find(Arc::clone(&self.lookup), Arc::clone(&self.waiting), host.clone());
         Box::pin(async move {
             let found = found.await?;
             Ok(Box::new(open(&allowed.load(), host, found)?.into_iter()) as Addrs)

@@ -439,6 +439,58 @@ fn one_that_hangs_holds_up_none_of_the_others_and_is_left_in_peace() {
     assert_eq!(waiting(&fleet), expected);
 }
 
+/// The soft limit of open files is 1024 on most machines. Each request to one that hangs is one of them.
+#[test]
+fn many_that_hang_leave_connections_for_the_others() {
+    let Some(mut fleet) = fleet(Engine::Sqlite) else { return };
+    fleet.set("DELIVER__WAITS", "");
+    let (good, hangs) = (Sink::good(), Sink::start(|_| Reply { after: Duration::from_secs(600), ..status(200) }));
+    let all: String = (0..30).map(|n| subscriber(&fleet, &format!("h{n}"), &hangs.url("/"), "")).collect();
+    subscribe(&fleet, &(all + &subscriber(&fleet, "good", &good.url("/"), "")));
+    publish(&fleet, numbers(0..10));
+    let mut process = fleet.metrobus(&["deliver", "--config", "deliver.toml"]).open_files(200).spawn();
+    wait_for(&hangs, 300);
+    publish(&fleet, numbers(10..20));
+    wait_for(&good, 20);
+    process.kill9();
+    assert!(letters(&fleet).is_empty());
+}
+
+/// Another process is at work in the store for longer than anybody waits for it.
+#[test]
+fn who_comes_while_the_store_is_locked_is_called_once_it_is_not() {
+    let Some(fleet) = fleet(Engine::Sqlite) else { return };
+    let sink = Sink::good();
+    let one = subscriber(&fleet, "one", &sink.url("/one"), "");
+    subscribe(&fleet, &one);
+    publish(&fleet, numbers(0..1));
+    let mut process = start(&fleet);
+    wait_for(&sink, 1);
+    let store = rusqlite::Connection::open(fleet.scratch.path("data/deliveries.db")).expect("open the store");
+    wait_until("the lock", DEADLINE, || store.execute_batch("BEGIN IMMEDIATE").ok());
+    subscribe(&fleet, &(one + &subscriber(&fleet, "two", &sink.url("/two"), "")));
+    let locked = "data/deliveries.db: database is locked; subscribers that change have to wait";
+    process.wait_for_stderr(locked, DEADLINE);
+    store.execute_batch("ROLLBACK").expect("unlock");
+    wait_until("a message for both", DEADLINE, || {
+        publish(&fleet, numbers(1..2));
+        (!sink.bodies("/two").is_empty()).then_some(())
+    });
+    process.signal(Signal::TERM);
+    process.wait(DEADLINE).assert_code(0);
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_named() {
+    let Some(fleet) = fleet(Engine::Sqlite) else { return };
+    subscribe(&fleet, &subscriber(&fleet, "one", "http://127.0.0.1:9/", ""));
+    drain(&fleet);
+    let store = rusqlite::Connection::open(fleet.scratch.path("data/deliveries.db")).expect("open the store");
+    store.execute_batch("BEGIN IMMEDIATE").expect("lock");
+    let output = fleet.metrobus(&["deliver", "--drain", "--config", "deliver.toml"]).run().assert_code(1);
+    assert!(output.stderr.contains("the delivery store data/deliveries.db: database is locked"), "{}", output.stderr);
+}
+
 #[test]
 fn nothing_on_this_machine_is_called_unless_it_is_allowed() {
     let Some(mut fleet) = fleet(Engine::Sqlite) else { return };

@@ -179,7 +179,14 @@ fn what_is_forwarded_and_answered_is_as_it_came() {
     });
     let url = format!("http://127.0.0.1:{behind}/app/?k=1");
     let listen = Listen::start(Metrobus::new(), &["--json", "--forward", &url]);
-    let headers = [("webhook-id", "m1"), ("X-A", "b"), ("Content-Type", "application/x-own"), ("Keep-Alive", "5")];
+    let headers = [
+        ("webhook-id", "m1"),
+        ("X-A", "b"),
+        ("Content-Type", "application/x-own"),
+        ("Keep-Alive", "5"),
+        ("Connection", "X-Hop"),
+        ("X-Hop", "1"),
+    ];
     let (status, head, body) = listen.post("/orders?b=2", &headers, b"{ \"a\": 2.50 }");
     let request = answering.join().expect("the program");
     assert!(request.starts_with("post /app/orders?k=1&b=2 http/1.1\r\n"), "{request}");
@@ -191,7 +198,7 @@ fn what_is_forwarded_and_answered_is_as_it_came() {
     ] {
         assert!(request.contains(header), "{request}");
     }
-    assert!(!request.contains("keep-alive"), "{request}");
+    assert!(!request.contains("keep-alive") && !request.contains("x-hop"), "{request}");
     assert_eq!((status, body.contains("short")), (418, true));
     for header in ["x-mine: yes", "content-encoding: odd", "retry-after: 7"] {
         assert!(head.contains(header), "{head}");

@@ -169,6 +169,9 @@ fn what_is_wrong_is_refused_and_nothing_is_added() {
         (&["--url", "https://a.b/", "--header", "x"], 2, "a name, a colon and a value are expected"),
         (&["--url", "https://a.b/", "--concurrency", "0"], 2, "an integer from 1 to 1000 is expected"),
         (&["--url", "https://a.b/", "--rate", "-1"], 2, "must be a number of requests in a second"),
+        // No clock counts so far: neither a fault nor no limit at all
+        (&["--url", "https://a.b/", "--rate", "1e-11"], 2, "1e-7 or more, or 0 for no limit"),
+        (&["--url", "https://a.b/", "--rate", "1e-30"], 2, "1e-7 or more, or 0 for no limit"),
         (&["--url", "https://a.b/", "--secret-file", "/nowhere"], 1, "--secret-file: cannot read /nowhere"),
     ] {
         let output = add(arguments).assert_code(code);
@@ -256,4 +259,21 @@ fn whoever_is_added_is_called_without_a_restart() {
     assert_eq!((&lines[1]["id"], &lines[1]["attempt"]), (&lines[0]["id"], &json!(2)));
     wait_until("nothing to wait", DEADLINE, || (here.listed()[0]["waiting"] == 0).then_some(()));
     drop(deliver);
+}
+
+#[test]
+fn who_is_added_anew_is_called_whatever_became_of_one_of_that_name() {
+    let here = Here::new();
+    let listen = Listen::start(Metrobus::new(), &["--json", "--status", "410,200"]);
+    let url = format!("http://127.0.0.1:{}/", listen.port);
+    let add = || here.subscriber(&["add", "--topic", "Orders", "--name", "shop", "--url", &url]).assert_code(0);
+    add();
+    here.call(&["pusher", "--from", "-", "--rate", "0"]).stdin("{\"n\":1}\n").run().assert_code(0);
+    here.run(&["deliver", "--drain"]).assert_code(0);
+    assert_eq!(here.listed()[0]["disabled"], "410 Gone");
+    here.subscriber(&["rm", "shop"]).assert_code(0);
+    add();
+    assert_eq!(here.listed()[0]["disabled"], Value::Null);
+    here.run(&["deliver", "--drain"]).assert_code(0);
+    assert_eq!((listen.lines(2)[1]["status"].clone(), here.listed()[0]["waiting"].clone()), (json!(200), json!(0)));
 }

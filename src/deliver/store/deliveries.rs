@@ -60,9 +60,12 @@ impl Deliveries {
                 return Err(error).context(format!("lock {}", Path::new(&beside).display()));
             }
         }
-        writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-        let newest: Option<i64> = writer.query_row("SELECT MAX(number) FROM messages", [], |row| row.get(0))?;
-        taken::forget(&writer, milliseconds(SystemTime::now()))?;
+        let begin = || -> rusqlite::Result<Option<i64>> {
+            writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+            taken::forget(&writer, milliseconds(SystemTime::now()))?;
+            writer.query_row("SELECT MAX(number) FROM messages", [], |row| row.get(0))
+        };
+        let newest = begin().with_context(|| format!("begin with the delivery store {}", path.display()))?;
         let reader = Reader { connection: reader, known: HashMap::new(), enabled: 0 };
         Ok(Some(Self {
             path: path.to_owned(),
@@ -86,13 +89,17 @@ impl Deliveries {
         let mut read = || -> rusqlite::Result<_> {
             let count = "SELECT COALESCE(SUM(enabled), 0) FROM changes";
             let enabled = reader.connection.prepare_cached(count)?.query_row([], |row| row.get(0))?;
-            if std::mem::replace(&mut reader.enabled, enabled) == enabled {
+            if reader.enabled == enabled {
                 return Ok(None);
             }
             let all = "SELECT id, failing_since, failing_last, disabled, enabled FROM subscribers";
-            let mut statement = reader.connection.prepare_cached(all)?;
-            let states = statement.query_map([], |row| Ok((row.get(0)?, Standing::read(row, 1)?)))?;
-            states.collect::<rusqlite::Result<_>>().map(Some)
+            let states = reader
+                .connection
+                .prepare_cached(all)?
+                .query_map([], |row| Ok((row.get(0)?, Standing::read(row, 1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            reader.enabled = enabled;
+            Ok(Some(states))
         };
         read().map_err(|error| self.error("read", error))
     }

@@ -9,7 +9,10 @@ use serde_json::json;
 
 use crate::{
     bus::Topic,
-    deliver::options::{CONCURRENCY, Options, rate},
+    deliver::{
+        options::{CONCURRENCY, Options, rate},
+        store::Store,
+    },
     filter::{Filter, NotAFilter},
     roles::{Context, print},
     subscriber::{self, Editor, Fault, SubscriberOptions, check_name, header, readable},
@@ -132,7 +135,12 @@ pub fn run(matches: &clap::ArgMatches, context: &Context) -> Result<()> {
             format!("name      {name}\n{secret}")
         }
     };
-    print(text.as_bytes())
+    print(text.as_bytes())?;
+    // One of this name may have been given up before it was taken out of the table; this one is called
+    if let Some(mut store) = Store::existing(&defaults.store)? {
+        store.enable(&name)?;
+    }
+    Ok(())
 }
 
 /// A secret of Standard Webhooks, with 32 bytes of chance.

@@ -290,6 +290,46 @@ fn of_the_addresses_of_a_name_only_those_that_are_allowed_are_tried() {
     assert_eq!(resolve().unwrap().count(), 0);
 }
 
+/// The system's resolver has a thread for each, and may hold it for a minute.
+#[test]
+fn a_name_is_looked_up_once_for_all_that_need_it_at_the_time() {
+    let (begun, (end, ended)) = (Arc::new(AtomicUsize::new(0)), tokio::sync::watch::channel(false));
+    let count = Arc::clone(&begun);
+    let lookup = move |host: String| -> BoxFuture<'static, _> {
+        count.fetch_add(1, Ordering::SeqCst);
+        let mut ended = ended.clone();
+        Box::pin(async move {
+            let _ = ended.wait_for(|ended| *ended).await;
+            match host.as_str() {
+                "slow.example" => Ok(vec!["8.8.8.8:0".parse().unwrap()]),
+                _ => Err(io::Error::other("no such name")),
+            }
+        })
+    };
+    let resolver = Resolver::with(Arc::default(), Arc::new(lookup));
+    let resolve = |name: &str| resolver.resolve(name.parse().unwrap());
+    wait(async {
+        // One that gives up leaves the look-up to the others
+        let given_up = tokio::time::timeout(Duration::from_millis(10), resolve("slow.example")).await;
+        assert!(given_up.is_err());
+        let many: Vec<_> = (0..1000).map(|n| tokio::spawn(resolve(["slow.example", "none.example"][n % 2]))).collect();
+        while begun.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+        end.send(true).unwrap();
+        for (n, one) in many.into_iter().enumerate() {
+            match one.await.unwrap() {
+                Ok(found) => assert_eq!((n % 2, found.count()), (0, 1)),
+                Err(error) => assert_eq!((n % 2, error.to_string().as_str()), (1, "no such name")),
+            }
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), 2);
+        // What was found is of the past
+        assert_eq!(resolve("slow.example").await.unwrap().count(), 1);
+        assert_eq!(begun.load(Ordering::SeqCst), 3);
+    });
+}
+
 #[test]
 fn a_redirect_is_not_followed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -20,6 +20,7 @@ pub struct Metrobus {
     stdin: Input,
     stdout: Option<PathBuf>,
     file_limit: Option<u64>,
+    open_files: Option<u64>,
     deadline: Duration,
 }
 
@@ -40,6 +41,7 @@ impl Metrobus {
             stdin: Input::Nothing,
             stdout: None,
             file_limit: None,
+            open_files: None,
             deadline: Duration::from_secs(60),
         }
     }
@@ -89,6 +91,12 @@ impl Metrobus {
         self
     }
 
+    /// So many files it may have open at once, as long as it does not ask for more.
+    pub fn open_files(mut self, count: u64) -> Metrobus {
+        self.open_files = Some(count);
+        self
+    }
+
     /// How long [`run`](Metrobus::run) waits, 60 s unless said.
     pub fn deadline(mut self, deadline: Duration) -> Metrobus {
         self.deadline = deadline;
@@ -105,13 +113,15 @@ impl Metrobus {
     pub fn spawn(self) -> Process {
         let scratch = Scratch::new();
         let binary = env!("CARGO_BIN_EXE_metrobus");
-        let mut command = match self.file_limit {
-            None => Command::new(binary),
-            Some(bytes) => {
+        // In blocks of 512 bytes; the signal that comes with the error would end the process
+        let file_limit = self.file_limit.map(|bytes| format!("trap '' XFSZ; ulimit -S -f {}; ", bytes / 512));
+        let open_files = self.open_files.map(|count| format!("ulimit -S -n {count}; "));
+        let limits: String = [file_limit, open_files].into_iter().flatten().collect();
+        let mut command = match limits.is_empty() {
+            true => Command::new(binary),
+            false => {
                 let mut shell = Command::new("sh");
-                // In blocks of 512 bytes; the signal that comes with the error would end the process
-                let script = format!("trap '' XFSZ; ulimit -S -f {}; exec \"$0\" \"$@\"", bytes / 512);
-                shell.args(["-c", &script, binary]);
+                shell.args(["-c", &format!("{limits}exec \"$0\" \"$@\""), binary]);
                 shell
             }
         };
