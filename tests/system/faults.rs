@@ -99,6 +99,8 @@ impl<'a> Running<'a> {
     /// Asks all to end, which each does with 0.
     fn end(mut self) {
         for process in self.stops.values_mut() {
+            // The one that was started last may not heed signals yet, and would die of it
+            process.wait_for_stderr("INFO ready", DEADLINE);
             process.signal(Signal::TERM);
         }
         for process in self.stops.into_values() {
