@@ -34,6 +34,7 @@
 //! 8. [`gateway`]: messages come in by HTTP. [`deliver`]: they go out, to whoever [`subscriber`] knows, by [`webhook`];
 //!    [`listen`] is a receiver to try that with.
 //! 9. [`roles`]: the subcommands, a file each; [`cli`] and [`config`] wire them, `terminal` draws what they print.
+//!    [`descriptors`]: how many files and connections a process may have open.
 //!
 //! # A stop of your own
 //!
